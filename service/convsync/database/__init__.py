@@ -1,0 +1,1 @@
+"""Everything between the service and PostgreSQL: the pool, the installer, the embedded server."""

@@ -1,0 +1,158 @@
+"""One table: SQLSTATE <-> exception <-> HTTP status.
+
+PostgreSQL speaks in SQLSTATEs, the service in exceptions, callers in problem documents; this module
+is the only place that knows all three. A private SQLSTATE (`ZC...`) arrives from psycopg as a plain
+`DatabaseError`, so the mapping goes by `.sqlstate`, never by psycopg's class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import orjson
+import psycopg
+import psycopg_pool
+
+Json = dict[str, Any]
+
+
+class ConvsyncError(Exception):
+    """Something the caller is told about. `message` and `detail` never hold a secret."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, message: str, *, detail: Json | None = None, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail: Json = detail or {}
+        self.sqlstate = sqlstate
+
+
+class NotFound(ConvsyncError):
+    """ZC001: there is no such Page, conversation or run."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class VersionConflict(ConvsyncError):
+    """ZC002: the conversation has changed since the caller read it. `detail`: expected, actual."""
+
+    code, status, title = "version_conflict", 412, "Version conflict"
+
+    @property
+    def actual(self) -> int:
+        return int(self.detail["actual"])
+
+
+class InvalidArgument(ConvsyncError):
+    """ZC003: the input is wrong; the message names the field."""
+
+    code, status, title = "invalid_argument", 422, "Invalid argument"
+
+
+class LeaseLost(ConvsyncError):
+    """ZC004: another process carries this run now (or it has ended); nothing was changed."""
+
+    code, status, title = "lease_lost", 409, "Lease lost"
+
+
+class AlreadyRunning(ConvsyncError):
+    """ZC005: a sync of this kind runs on this Page. `detail`: run_id."""
+
+    code, status, title = "sync_running", 409, "A sync is already running"
+
+    @property
+    def run_id(self) -> int:
+        return int(self.detail["run_id"])
+
+
+class Erased(ConvsyncError):
+    """ZC006: the person was erased, or the row is gone."""
+
+    code, status, title = "gone", 410, "Gone"
+
+
+class TryAgain(ConvsyncError):
+    """A serialization failure, deadlock, lock timeout or cancelled statement: the same call may pass now."""
+
+    code, status, title = "try_again", 503, "Try again"
+
+
+class DatabaseUnavailable(ConvsyncError):
+    """PostgreSQL cannot be reached, is starting, stopping or out of resources."""
+
+    code, status, title = "database_unavailable", 503, "Database unavailable"
+
+
+class BadData(ConvsyncError):
+    """SQLSTATE classes 22 and 23: PostgreSQL refused the values. The same call never passes."""
+
+    code, status, title = "bad_data", 422, "Refused by the database"
+
+
+class DatabaseError(ConvsyncError):
+    """Any other error of PostgreSQL: a defect of ours."""
+
+    code, status, title = "database_error", 500, "Database error"
+
+
+_BY_STATE: dict[str, type[ConvsyncError]] = {
+    "ZC001": NotFound,
+    "ZC002": VersionConflict,
+    "ZC003": InvalidArgument,
+    "ZC004": LeaseLost,
+    "ZC005": AlreadyRunning,
+    "ZC006": Erased,
+    "40001": TryAgain,
+    "40P01": TryAgain,
+    "55P03": TryAgain,
+    "57014": TryAgain,
+}
+_BY_CLASS: dict[str, type[ConvsyncError]] = {
+    "08": DatabaseUnavailable,
+    "22": BadData,
+    "23": BadData,
+    "53": DatabaseUnavailable,
+    "57": DatabaseUnavailable,
+}
+
+
+def from_database(error: psycopg.Error | psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed) -> ConvsyncError:
+    """The exception the service raises for what psycopg or its pool raised."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        # No SQLSTATE: the connection broke, could not be made, or none was free in time.
+        kind: type[ConvsyncError] = (
+            DatabaseUnavailable
+            if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+            else DatabaseError
+        )
+        return kind(kind.title)
+    kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], DatabaseError)
+    diag = error.diag if isinstance(error, psycopg.Error) else None
+    message = (diag.message_primary if diag else None) or kind.title
+    detail: Json = {}
+    if diag and diag.message_detail and state.startswith("ZC"):
+        try:
+            parsed = orjson.loads(diag.message_detail)
+        except orjson.JSONDecodeError:
+            parsed = None
+        if isinstance(parsed, dict):
+            detail = parsed
+    if diag and diag.message_hint and state == "ZC003":
+        detail["field"] = diag.message_hint
+    if kind is BadData and diag and diag.constraint_name:
+        detail["constraint"] = diag.constraint_name
+    return kind(message, detail=detail, sqlstate=state)
+
+
+def is_poison(error: BaseException) -> bool:
+    """Whether the same facts would be refused for ever (SQLSTATE classes 22 and 23, and ZC003)."""
+    return isinstance(error, (BadData, InvalidArgument))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may pass a moment later."""
+    return isinstance(error, (TryAgain, DatabaseUnavailable))

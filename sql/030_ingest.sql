@@ -1,0 +1,673 @@
+-- The one way in. A webhook delivery and a Graph read both become facts, and all facts come through _ingest.
+--
+-- The order of work is the order of locks, the same in every transaction:
+--   1. Pages that are new, in key order
+--   2. conversations that are new, in key order; then every touched one is locked, in key order
+--   3. events by message_id, under the lock of their conversation
+--   4. the conversations' folds and versions, the change feed, the dead letters
+-- Locking and reading are separate statements: in read committed each statement sees what committed before it
+-- began, so what is read after the lock is what the lock protects. docs/decisions/ tells why that is enough.
+
+create or replace function convsync_api._parse_facts(p_facts jsonb)
+returns convsync.fact[]
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_facts convsync.fact[];
+  v_index bigint;
+  v_field text;
+begin
+  if p_facts is null or jsonb_typeof(p_facts) <> 'array' then
+    raise exception 'facts must be an array' using errcode = 'ZC003', hint = 'facts';
+  end if;
+
+  -- round numbers the copies of one thing: copies are merged one after the other, which the rules allow in any order.
+  select array_agg(f) into v_facts
+  from (
+    select row(
+      r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text, r.event_type,
+      coalesce(r.metadata, '{}'), r.observed_at, coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action,
+      r.reaction, r.emoji, r.what, r.thread_id, r.fields, r.reason, r.raw,
+      case when r.kind in ('watermark', 'dead_letter') then 1
+        else row_number() over (partition by r.kind, r.page_id, r.message_id,
+          case when r.kind = 'thread' then r.sender_id end) end
+    )::convsync.fact as f
+    from jsonb_populate_recordset(null::convsync.fact, p_facts) r
+  ) s;
+
+  select w.index, w.field into v_index, v_field
+  from (
+    select f.ordinality - 1 as index,
+      case
+        when f.kind is null
+          or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'watermark', 'thread', 'dead_letter') then 'kind'
+        when f.page_id is null or (f.page_id = '' and f.kind <> 'dead_letter') then 'page_id'
+        when f.kind = 'dead_letter' then case when f.reason is null then 'reason' when f.raw is null then 'raw' end
+        when f.sender_id is null or f.sender_id in ('', f.page_id) then 'sender_id'
+        when f.kind in ('message', 'edit', 'reaction', 'unsend') and coalesce(f.message_id, '') = '' then 'message_id'
+        when f.kind <> 'thread' and (f.at is null or not isfinite(f.at)) then 'at'
+        when f.kind = 'thread' and (f.thread_id = '') then 'thread_id'
+        when f.kind = 'thread' and (f.observed_at is null or not isfinite(f.observed_at)) then 'observed_at'
+        when f.kind = 'thread' and jsonb_typeof(coalesce(f.fields, '{}')) <> 'object' then 'fields'
+        when f.kind = 'message' and (f.direction is null or f.direction not in ('in', 'out')) then 'direction'
+        when f.kind = 'message' and coalesce(f.event_type, '') = '' then 'event_type'
+        when f.kind = 'message' and jsonb_typeof(f.metadata) <> 'object' then 'metadata'
+        when f.kind = 'edit' and f.num_edit is null then 'num_edit'
+        when f.kind = 'edit' and f.text is null then 'text'
+        when f.kind = 'reaction' and coalesce(f.actor_id, '') = '' then 'actor_id'
+        when f.kind = 'reaction' and (f.action is null or f.action not in ('react', 'unreact')) then 'action'
+        when f.kind = 'watermark' and (f.what is null or f.what not in ('read', 'delivered')) then 'what'
+      end as field
+    from unnest(v_facts) with ordinality f
+  ) w
+  where w.field is not null
+  limit 1;
+  if found then
+    raise exception 'facts[%].% is missing or wrong', v_index, v_field
+      using errcode = 'ZC003', hint = format('facts[%s].%s', v_index, v_field);
+  end if;
+  return v_facts;
+end
+$$;
+
+create or replace function convsync_api._lock_conversations(p_facts convsync.fact[])
+returns convsync.conversation_key[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_keys convsync.conversation_key[];
+  v_created convsync.conversation_key[];
+  v_locked bigint;
+begin
+  select array_agg(row(k.page_id, k.sender_id, null, false)::convsync.conversation_key order by k.page_id collate "C", k.sender_id collate "C")
+  into v_keys
+  from (select distinct f.page_id, f.sender_id from unnest(p_facts) f where f.kind <> 'dead_letter') k;
+  if v_keys is null then
+    return '{}';
+  end if;
+
+  -- A Page met for the first time through its webhook; its operator may add name and token later.
+  insert into convsync.pages (page_id)
+  select distinct k.page_id
+  from unnest(v_keys) k
+  where not exists (select from convsync.pages p where p.page_id = k.page_id)
+  order by k.page_id
+  on conflict on constraint pages_pkey do nothing;
+
+  with inserted as (
+    insert into convsync.messenger_conversations as c (page_id, sender_id)
+    select k.page_id, k.sender_id
+    from unnest(v_keys) k
+    where not exists (
+      select from convsync.messenger_conversations o where o.page_id = k.page_id and o.sender_id = k.sender_id
+    )
+    order by k.page_id collate "C", k.sender_id collate "C"
+    on conflict on constraint messenger_conversations_one_per_sender do nothing
+    returning c.page_id, c.sender_id, c.conversation_id
+  )
+  select array_agg(row(i.page_id, i.sender_id, i.conversation_id, true)::convsync.conversation_key)
+  into v_created
+  from inserted i;
+
+  select count(*) into v_locked
+  from (
+    select c.conversation_id
+    from unnest(v_keys) k
+    join convsync.messenger_conversations c on c.page_id = k.page_id and c.sender_id = k.sender_id
+    order by c.page_id, c.sender_id
+    for no key update of c
+  ) l;
+  if v_locked <> cardinality(v_keys) then
+    raise exception 'a conversation appeared and vanished, try again' using errcode = '40001';
+  end if;
+
+  select array_agg(row(c.page_id, c.sender_id, c.conversation_id, n.conversation_id is not null)::convsync.conversation_key)
+  into v_keys
+  from unnest(v_keys) k
+  join convsync.messenger_conversations c on c.page_id = k.page_id and c.sender_id = k.sender_id
+  left join unnest(v_created) n on n.page_id = c.page_id and n.conversation_id = c.conversation_id;
+  return v_keys;
+end
+$$;
+
+create or replace function convsync_api._lock_other_owners(p_facts convsync.fact[], p_keys convsync.conversation_key[])
+returns convsync.conversation_key[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_others convsync.conversation_key[];
+begin
+  -- Two copies of one message can name different people (a thread read while its customer had no id). The other
+  -- conversation is locked late, so never by waiting: 55P03 sends the caller back, and the lock order stays whole.
+  select array_agg(row(o.page_id, o.sender_id, o.conversation_id, false)::convsync.conversation_key)
+  into v_others
+  from (
+    select c.page_id, c.sender_id, c.conversation_id
+    from (
+      select distinct e.page_id, e.conversation_id
+      from unnest(p_facts) f
+      join convsync.contact_interaction_events e on e.page_id = f.page_id and e.message_id = f.message_id
+      where f.kind in ('message', 'edit', 'reaction', 'unsend')
+    ) t
+    join convsync.messenger_conversations c on c.page_id = t.page_id and c.conversation_id = t.conversation_id
+    where not exists (
+      select from unnest(p_keys) k where k.page_id = t.page_id and k.conversation_id = t.conversation_id
+    )
+    for no key update of c nowait
+  ) o;
+  return p_keys || coalesce(v_others, '{}');
+end
+$$;
+
+create or replace function convsync_api._require_owners(p_facts convsync.fact[], p_keys convsync.conversation_key[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  -- An event may have come to another conversation between the locks and now; nothing of it may be passed over.
+  if exists (
+    select
+    from unnest(p_facts) f
+    join convsync.contact_interaction_events e on e.page_id = f.page_id and e.message_id = f.message_id
+    where not exists (
+      select from unnest(p_keys) k where k.page_id = e.page_id and k.conversation_id = e.conversation_id
+    )
+  ) then
+    raise exception 'a message came to another conversation meanwhile, try again' using errcode = '40001';
+  end if;
+end
+$$;
+
+create or replace function convsync_api._ingest_messages(p_facts convsync.fact[], p_keys convsync.conversation_key[], p_source text, p_now timestamptz)
+returns convsync.conversation_delta[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_inserted text[];
+  v_amended boolean;
+  v_rest convsync.fact[];
+  v_round integer;
+  v_deltas convsync.conversation_delta[];
+  v_more convsync.conversation_delta[];
+begin
+  with inserted as (
+    insert into convsync.contact_interaction_events as e (
+      page_id, message_id, conversation_id, event_type, direction, in_thread, event_timestamp, received_at, source,
+      text_original, text_graph, text_graph_at, graph_at, metadata,
+      num_edit, edited_at, edited_text, unsent_at, reaction_marks
+    )
+    select f.page_id, f.message_id, k.conversation_id, f.event_type, f.direction, f.in_thread, f.at, p_now, p_source,
+      case when f.observed_at is null then nullif(f.text, '') end,
+      case when f.observed_at is not null then nullif(f.text, '') end,
+      case when nullif(f.text, '') is not null then f.observed_at end,
+      f.observed_at,
+      case when a.reaction_marks is null and not f.metadata -> 'graph' ? 'reactions' then f.metadata
+        else convsync_api._fold_metadata(f.metadata, a.reaction_marks, f.observed_at) end,
+      a.num_edit, a.edited_at, a.edited_text, a.unsent_at, a.reaction_marks
+    from unnest(p_facts) f
+    join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
+    left join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+    where f.kind = 'message' and f.round = 1
+    order by f.page_id collate "C", f.message_id collate "C"
+    on conflict on constraint contact_interaction_events_pkey do nothing
+    returning e.page_id, e.message_id, e.conversation_id, e.event_type, e.in_thread, e.deleted_at,
+      e.num_edit is not null or e.unsent_at is not null or e.reaction_marks is not null as amended
+  )
+  select array_agg(i.page_id || ' ' || i.message_id), bool_or(i.amended),
+    array_agg(row(i.page_id, i.conversation_id, i.event_type, 1, 0,
+      (i.in_thread and i.deleted_at is null)::integer)::convsync.conversation_delta)
+  into v_inserted, v_amended, v_deltas
+  from inserted i;
+
+  if v_amended then
+    delete from convsync.pending_amendments a
+    using unnest(p_facts) f
+    where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
+  end if;
+
+  -- What was there before, or came twice in this call.
+  if cardinality(v_inserted) is distinct from (select count(*) from unnest(p_facts) f where f.kind = 'message') then
+    select array_agg(f) into v_rest
+    from unnest(p_facts) f
+    left join unnest(v_inserted) i (key) on f.round = 1 and i.key = f.page_id || ' ' || f.message_id
+    where f.kind = 'message' and i.key is null;
+    perform convsync_api._require_owners(v_rest, p_keys);
+  end if;
+
+  for v_round in select distinct r.round from unnest(v_rest) r order by 1 loop
+    with merged as (
+      update convsync.contact_interaction_events e
+      set conversation_id = case when convsync_api._outranks(f.sender_id, owner.sender_id) then k.conversation_id else o.conversation_id end,
+        event_type = convsync_api._more_specific(o.event_type, f.event_type),
+        direction = greatest(o.direction, f.direction),
+        in_thread = o.in_thread or f.in_thread,
+        event_timestamp = greatest(o.event_timestamp, f.at),
+        text_original = case when f.observed_at is null then greatest(o.text_original, nullif(f.text, '')) else o.text_original end,
+        text_graph = case
+          when f.observed_at is null or nullif(f.text, '') is null then o.text_graph
+          when o.text_graph_at is null or (f.observed_at, f.text) > (o.text_graph_at, o.text_graph) then f.text
+          else o.text_graph end,
+        text_graph_at = case when nullif(f.text, '') is null then o.text_graph_at else greatest(o.text_graph_at, f.observed_at) end,
+        graph_at = greatest(o.graph_at, f.observed_at),
+        metadata = case when s.same then o.metadata
+          else convsync_api._fold_metadata(
+            convsync_api._merge_metadata(o.metadata, o.graph_at, f.metadata, f.observed_at),
+            o.reaction_marks, greatest(o.graph_at, f.observed_at)) end
+      from unnest(v_rest) f
+      join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
+      join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
+      join convsync.messenger_conversations owner on owner.page_id = o.page_id and owner.conversation_id = o.conversation_id
+      cross join lateral (
+        -- Every key that is told stands there with the same value: the costly merge would change nothing.
+        select o.reaction_marks is null and o.metadata || f.metadata = o.metadata as same
+      ) s
+      where f.round = v_round
+        and e.page_id = o.page_id and e.message_id = o.message_id
+        and (f.observed_at > o.graph_at or (f.observed_at is not null and o.graph_at is null)
+          or f.at > o.event_timestamp
+          or (f.direction <> o.direction and f.direction = 'out')
+          or (f.in_thread and not o.in_thread)
+          or convsync_api._more_specific(o.event_type, f.event_type) <> o.event_type
+          or (f.observed_at is null and nullif(f.text, '') is distinct from o.text_original and nullif(f.text, '') is not null
+            and (o.text_original is null or f.text > o.text_original))
+          or (f.observed_at = o.text_graph_at and f.text > o.text_graph)
+          or (f.observed_at is not null and o.text_graph_at is null and nullif(f.text, '') is not null)
+          or (f.observed_at > o.text_graph_at and nullif(f.text, '') is not null)
+          or not (s.same or convsync_api._merge_metadata(o.metadata, o.graph_at, f.metadata, f.observed_at) = o.metadata - 'reactions')
+          or (k.conversation_id <> o.conversation_id and convsync_api._outranks(f.sender_id, owner.sender_id)))
+      returning e.page_id, e.conversation_id, o.conversation_id as old_conversation_id, e.event_type,
+        (e.in_thread and e.deleted_at is null)::integer as live, (o.in_thread and o.deleted_at is null)::integer as old_live,
+        e.body is distinct from o.body or e.event_timestamp <> o.event_timestamp or e.event_type <> o.event_type
+          or e.direction <> o.direction or e.in_thread <> o.in_thread or e.deleted_at is distinct from o.deleted_at
+          or (e.metadata <> o.metadata and not convsync_api._same_but_for_signatures(e.metadata, o.metadata)) as visible
+    )
+    select array_agg(d) into v_more
+    from (
+      select row(m.page_id, m.conversation_id, m.event_type, 0, 1,
+        case when m.conversation_id = m.old_conversation_id then m.live - m.old_live else m.live end)::convsync.conversation_delta as d
+      from merged m
+      where m.visible or m.conversation_id <> m.old_conversation_id
+      union all
+      select row(m.page_id, m.old_conversation_id, m.event_type, 0, 1, -m.old_live)::convsync.conversation_delta
+      from merged m
+      where m.conversation_id <> m.old_conversation_id
+    ) s;
+    v_deltas := v_deltas || v_more;
+  end loop;
+  return v_deltas;
+end
+$$;
+
+create or replace function convsync_api._ingest_amendments(p_facts convsync.fact[], p_keys convsync.conversation_key[], p_now timestamptz)
+returns convsync.conversation_delta[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_amendments convsync.fact[];
+  v_round integer;
+  v_deltas convsync.conversation_delta[];
+  v_more convsync.conversation_delta[];
+begin
+  -- One order for all three kinds: a message may be edited, reacted to and unsent in one call.
+  select array_agg(row(
+      f.kind, f.page_id, f.sender_id, f.message_id, f.direction, f.at, f.text, f.event_type, f.metadata, f.observed_at,
+      f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
+      f.n)::convsync.fact)
+  into v_amendments
+  from (
+    select a.*, row_number() over (partition by a.page_id, a.message_id) as n
+    from unnest(p_facts) a
+    where a.kind in ('edit', 'reaction', 'unsend')
+  ) f;
+  perform convsync_api._require_owners(v_amendments, p_keys);
+
+  for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop
+    with merged as (
+      update convsync.contact_interaction_events e
+      set num_edit = case when f.kind = 'edit' and w.wins then f.num_edit else o.num_edit end,
+        edited_at = case when f.kind = 'edit' and w.wins then f.at else o.edited_at end,
+        edited_text = case when f.kind = 'edit' and w.wins then f.text else o.edited_text end,
+        unsent_at = case when f.kind = 'unsend' then least(o.unsent_at, f.at) else o.unsent_at end,
+        reaction_marks = m.marks,
+        metadata = case when f.kind = 'reaction' then convsync_api._fold_metadata(o.metadata, m.marks, o.graph_at) else o.metadata end
+      from unnest(v_amendments) f
+      join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
+      cross join lateral (
+        select o.num_edit is null or (f.num_edit, f.at, f.text) > (o.num_edit, o.edited_at, o.edited_text) as wins
+      ) w
+      cross join lateral (
+        select case when f.kind = 'reaction'
+          then convsync_api._merge_keys(o.reaction_marks,
+            jsonb_build_object(f.actor_id, convsync_api._reaction_mark(f.at, f.action, f.reaction, f.emoji)))
+          else o.reaction_marks end as marks
+      ) m
+      where f.round = v_round
+        and e.page_id = o.page_id and e.message_id = o.message_id
+        and ((f.kind = 'edit' and w.wins)
+          or (f.kind = 'unsend' and (o.unsent_at is null or f.at < o.unsent_at))
+          or (f.kind = 'reaction' and m.marks is distinct from o.reaction_marks))
+      returning e.page_id, e.conversation_id, f.kind,
+        (e.in_thread and e.deleted_at is null)::integer - (o.in_thread and o.deleted_at is null)::integer as live,
+        e.body is distinct from o.body or e.deleted_at is distinct from o.deleted_at or e.metadata <> o.metadata as visible
+    )
+    select array_agg(row(m.page_id, m.conversation_id, m.kind, 0, 1, m.live)::convsync.conversation_delta)
+    into v_more
+    from merged m
+    where m.visible;
+    v_deltas := v_deltas || v_more;
+
+    -- Its message is not here yet: keep what was said of it. Whoever brings the message holds this conversation's lock too.
+    insert into convsync.pending_amendments as a
+      (page_id, message_id, sender_id, num_edit, edited_at, edited_text, unsent_at, reaction_marks, first_seen_at)
+    select f.page_id, f.message_id, f.sender_id, f.num_edit,
+      case when f.kind = 'edit' then f.at end, case when f.kind = 'edit' then f.text end,
+      case when f.kind = 'unsend' then f.at end,
+      case when f.kind = 'reaction'
+        then jsonb_build_object(f.actor_id, convsync_api._reaction_mark(f.at, f.action, f.reaction, f.emoji)) end,
+      p_now
+    from unnest(v_amendments) f
+    where f.round = v_round
+      and not exists (
+        select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id
+      )
+    order by f.page_id collate "C", f.message_id collate "C"
+    on conflict on constraint pending_amendments_pkey do update
+    set sender_id = greatest(a.sender_id, excluded.sender_id),
+      num_edit = case when a.num_edit is null
+          or (excluded.num_edit, excluded.edited_at, excluded.edited_text) > (a.num_edit, a.edited_at, a.edited_text)
+        then coalesce(excluded.num_edit, a.num_edit) else a.num_edit end,
+      edited_at = case when a.num_edit is null
+          or (excluded.num_edit, excluded.edited_at, excluded.edited_text) > (a.num_edit, a.edited_at, a.edited_text)
+        then coalesce(excluded.edited_at, a.edited_at) else a.edited_at end,
+      edited_text = case when a.num_edit is null
+          or (excluded.num_edit, excluded.edited_at, excluded.edited_text) > (a.num_edit, a.edited_at, a.edited_text)
+        then coalesce(excluded.edited_text, a.edited_text) else a.edited_text end,
+      unsent_at = least(a.unsent_at, excluded.unsent_at),
+      reaction_marks = convsync_api._merge_keys(a.reaction_marks, excluded.reaction_marks);
+  end loop;
+  return v_deltas;
+end
+$$;
+
+create or replace function convsync_api._ingest_threads(p_facts convsync.fact[])
+returns convsync.conversation_delta[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_round integer;
+  v_deltas convsync.conversation_delta[];
+  v_more convsync.conversation_delta[];
+begin
+  -- A register per requested field: (observed_at, value). Requested but absent is null, but for unread (0) and
+  -- what never becomes empty (name, thread_id, updated_time, reported_count).
+  for v_round in select distinct f.round from unnest(p_facts) f where f.kind = 'thread' order by 1 loop
+    with merged as (
+      update convsync.messenger_conversations c
+      set sender_name = case when w.name then s.name else o.sender_name end,
+        sender_name_at = case when s.name is not null then greatest(o.sender_name_at, s.at) else o.sender_name_at end,
+        thread_id = case when w.thread then s.thread_id else o.thread_id end,
+        thread_id_at = case when s.thread_id is not null then greatest(o.thread_id_at, s.at) else o.thread_id_at end,
+        unread_count = case when w.unread then s.unread else o.unread_count end,
+        unread_count_at = case when s.has_unread then greatest(o.unread_count_at, s.at) else o.unread_count_at end,
+        snippet = case when w.snippet then s.snippet else o.snippet end,
+        snippet_at = case when s.has_snippet then greatest(o.snippet_at, s.at) else o.snippet_at end,
+        can_reply = case when w.can_reply then s.can_reply else o.can_reply end,
+        can_reply_at = case when s.has_can_reply then greatest(o.can_reply_at, s.at) else o.can_reply_at end,
+        reported_count = case when w.reported then s.reported else o.reported_count end,
+        reported_count_at = case when s.reported is not null then greatest(o.reported_count_at, s.at) else o.reported_count_at end,
+        updated_time = case when w.updated then s.updated else o.updated_time end,
+        updated_time_at = case when s.updated is not null then greatest(o.updated_time_at, s.at) else o.updated_time_at end
+      from (
+        select f.page_id, f.sender_id, f.observed_at as at, f.thread_id,
+          nullif(f.fields ->> 'name', '') as name,
+          f.fields ? 'unread_count' as has_unread, coalesce((f.fields ->> 'unread_count')::integer, 0) as unread,
+          f.fields ? 'snippet' as has_snippet, nullif(f.fields ->> 'snippet', '') as snippet,
+          f.fields ? 'can_reply' as has_can_reply, (f.fields ->> 'can_reply')::boolean as can_reply,
+          (f.fields ->> 'reported_count')::integer as reported,
+          (f.fields ->> 'updated_time')::timestamptz as updated
+        from unnest(p_facts) f
+        where f.kind = 'thread' and f.round = v_round
+      ) s
+      join convsync.messenger_conversations o on o.page_id = s.page_id and o.sender_id = s.sender_id
+      cross join lateral (
+        -- A null value is below every other at the same instant.
+        select
+          s.name is not null and (o.sender_name_at is null or (s.at, s.name) > (o.sender_name_at, coalesce(o.sender_name, ''))) as name,
+          s.thread_id is not null and (o.thread_id_at is null or (s.at, s.thread_id) > (o.thread_id_at, coalesce(o.thread_id, ''))) as thread,
+          s.has_unread and (o.unread_count_at is null or (s.at, s.unread) > (o.unread_count_at, o.unread_count)) as unread,
+          s.has_snippet and (o.snippet_at is null or (s.at, coalesce(s.snippet, '')) > (o.snippet_at, coalesce(o.snippet, ''))) as snippet,
+          s.has_can_reply and (o.can_reply_at is null
+            or (s.at, coalesce(s.can_reply::integer, -1)) > (o.can_reply_at, coalesce(o.can_reply::integer, -1))) as can_reply,
+          s.reported is not null and (o.reported_count_at is null or (s.at, s.reported) > (o.reported_count_at, coalesce(o.reported_count, 0))) as reported,
+          s.updated is not null and (o.updated_time_at is null or (s.at, s.updated) > (o.updated_time_at, coalesce(o.updated_time, s.updated))) as updated
+      ) w
+      where c.page_id = o.page_id and c.conversation_id = o.conversation_id
+        and (w.name or w.thread or w.unread or w.snippet or w.can_reply or w.reported or w.updated)
+      returning c.page_id, c.conversation_id,
+        (c.sender_name, c.thread_id, c.unread_count, c.snippet, c.can_reply, c.reported_count, c.updated_time)
+          is distinct from (o.sender_name, o.thread_id, o.unread_count, o.snippet, o.can_reply, o.reported_count, o.updated_time) as visible
+    )
+    select array_agg(row(m.page_id, m.conversation_id, 'thread', 0, 0, 0)::convsync.conversation_delta)
+    into v_more
+    from merged m
+    where m.visible;
+    v_deltas := v_deltas || v_more;
+  end loop;
+  return v_deltas;
+end
+$$;
+
+create or replace function convsync_api._ingest_dead_letters(p_facts convsync.fact[], p_source text, p_now timestamptz)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kept integer;
+begin
+  insert into convsync.dead_letters as d (page_id, source, reason, raw, digest, first_seen_at, last_seen_at)
+  select l.page_id, p_source, max(l.reason), l.raw, l.digest, p_now, p_now
+  from (
+    select f.page_id, f.reason, decode(f.raw, 'base64') as raw,
+      sha256(convert_to(f.reason, 'UTF8') || '\x00'::bytea || decode(f.raw, 'base64')) as digest
+    from unnest(p_facts) f
+    where f.kind = 'dead_letter'
+  ) l
+  group by l.page_id, l.raw, l.digest
+  order by l.page_id, l.digest
+  on conflict on constraint dead_letters_once do update
+  set last_seen_at = excluded.last_seen_at, attempts = d.attempts + 1;
+  get diagnostics v_kept = row_count;
+  return v_kept;
+end
+$$;
+
+create or replace function convsync_api._ingest(p_facts jsonb, p_source text)
+returns table (
+  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  v_facts convsync.fact[] := convsync_api._parse_facts(p_facts);
+  v_now timestamptz := convsync_api._now();
+  v_xid xid8;
+  v_keys convsync.conversation_key[];
+  v_deltas convsync.conversation_delta[];
+  v_changed convsync.conversation_key[];
+begin
+  if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
+    raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
+  end if;
+  if v_facts is null then
+    return;
+  end if;
+  v_xid := pg_current_xact_id();
+  v_keys := convsync_api._lock_conversations(v_facts);
+  v_keys := convsync_api._lock_other_owners(v_facts, v_keys);
+  v_deltas := convsync_api._ingest_messages(v_facts, v_keys, p_source, v_now);
+  if exists (select from unnest(v_facts) f where f.kind in ('edit', 'reaction', 'unsend')) then
+    v_deltas := v_deltas || convsync_api._ingest_amendments(v_facts, v_keys, v_now);
+  end if;
+  if exists (select from unnest(v_facts) f where f.kind = 'thread') then
+    v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
+  end if;
+  if exists (select from unnest(v_facts) f where f.kind = 'dead_letter') then
+    perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
+  end if;
+
+  -- The folds. Counting by difference is exact because the conversation is locked; everything else is looked up.
+  with folded as (
+    update convsync.messenger_conversations c
+    set message_count = c.message_count + t.live,
+      last_message_id = l.message_id,
+      last_message_time = l.event_timestamp,
+      last_message = l.body,
+      last_inbound_time = greatest(c.last_inbound_time, t.inbound_at),
+      read_watermark = greatest(c.read_watermark, t.read_at),
+      delivered_watermark = greatest(c.delivered_watermark, t.delivered_at),
+      version = c.version + b.rises::integer,
+      version_xid = case when b.rises then v_xid else c.version_xid end,
+      last_synced_version = case when p_source = 'sync' then c.version + b.rises::integer else c.last_synced_version end,
+      updated_at = case when t.visible then v_now else c.updated_at end
+    from (
+      select k.page_id, k.conversation_id,
+        coalesce(d.live, 0) as live,
+        m.inbound_at, m.read_at, m.delivered_at,
+        k.created or d.conversation_id is not null
+          or coalesce(m.inbound_at > o.last_inbound_time or o.last_inbound_time is null and m.inbound_at is not null, false)
+          or coalesce(m.read_at > o.read_watermark or o.read_watermark is null and m.read_at is not null, false)
+          or coalesce(m.delivered_at > o.delivered_watermark or o.delivered_watermark is null and m.delivered_at is not null, false)
+          as visible,
+        o.version_xid is distinct from v_xid as first_change
+      from unnest(v_keys) k
+      join convsync.messenger_conversations o on o.page_id = k.page_id and o.conversation_id = k.conversation_id
+      left join (
+        select x.page_id, x.conversation_id, sum(x.live) as live
+        from unnest(v_deltas) x
+        group by x.page_id, x.conversation_id
+      ) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
+      left join (
+        select f.page_id, f.sender_id,
+          max(f.at) filter (where f.kind = 'message' and f.direction = 'in' and (f.in_thread or f.event_type = 'postback')) as inbound_at,
+          max(f.at) filter (where f.kind = 'watermark' and f.what = 'read') as read_at,
+          max(f.at) filter (where f.kind = 'watermark' and f.what = 'delivered') as delivered_at
+        from unnest(v_facts) f
+        group by f.page_id, f.sender_id
+      ) m on m.page_id = k.page_id and m.sender_id = k.sender_id
+    ) t
+    left join lateral (
+      select e.message_id, e.event_timestamp, e.body
+      from convsync.contact_interaction_events e
+      where e.page_id = t.page_id and e.conversation_id = t.conversation_id and e.in_thread and e.deleted_at is null
+      order by e.event_timestamp desc, e.message_id desc
+      limit 1
+    ) l on true
+    cross join lateral (
+      -- version rises once per transaction, however many calls that makes.
+      select t.visible and t.first_change as rises
+    ) b
+    where c.page_id = t.page_id and c.conversation_id = t.conversation_id
+      and (t.visible or (p_source = 'sync' and c.last_synced_version is distinct from c.version))
+    returning c.page_id, c.sender_id, c.conversation_id, t.visible
+  )
+  select array_agg(row(f.page_id, f.sender_id, f.conversation_id, true)::convsync.conversation_key)
+    filter (where f.visible)
+  into v_changed
+  from folded f;
+
+  insert into convsync.conversation_changes as h (page_id, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, v_xid, c.conversation_id, c.version,
+    coalesce((select array_agg(distinct d.kind order by d.kind) from unnest(v_deltas) d
+      where d.page_id = c.page_id and d.conversation_id = c.conversation_id), '{receipt}'), v_now
+  from unnest(v_changed) n
+  join convsync.messenger_conversations c on c.page_id = n.page_id and c.conversation_id = n.conversation_id
+  order by c.page_id, c.conversation_id
+  on conflict on constraint conversation_changes_once_per_transaction do update
+  set version = excluded.version,
+    kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+
+  return query
+  select k.page_id, k.sender_id, c.conversation_id, c.version, k.created,
+    coalesce(d.added, 0)::integer, coalesce(d.changed, 0)::integer
+  from unnest(v_keys) k
+  join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
+  left join (
+    select x.page_id, x.conversation_id, sum(x.events_added) as added, sum(x.events_changed) as changed
+    from unnest(v_deltas) x
+    group by x.page_id, x.conversation_id
+  ) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
+  order by k.page_id, k.sender_id;
+end
+$$;
+
+create or replace function convsync_api.ingest(p_facts jsonb, p_source text)
+returns table (
+  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := convsync_api._now();
+begin
+  if p_source = 'webhook' then
+    -- The freshness of a Page's webhook, at most one write a minute.
+    -- Nobody waits here: a Page whose row is being written by another delivery gets its time from that one.
+    update convsync.pages p
+    set last_webhook_at = v_now
+    where p.page_id in (
+      select o.page_id
+      from convsync.pages o
+      where o.page_id in (select f.value ->> 'page_id' from jsonb_array_elements(p_facts) f)
+        and (o.last_webhook_at is null or o.last_webhook_at < v_now - interval '1 minute')
+      order by o.page_id
+      for no key update skip locked
+    );
+  end if;
+  return query select i.* from convsync_api._ingest(p_facts, p_source) i;
+end
+$$;
+comment on function convsync_api.ingest(jsonb, text) is
+$c$Merges facts of any number of Pages and conversations in one transaction; a row per touched conversation.
+p_facts: a JSON array of facts (docs/functions.md has each kind). p_source: webhook, sync, sql or import.
+Any order, repetition, batching and concurrency of the same facts gives the same mirror. created is true exactly once
+per conversation; events_added counts new rows, events_changed rows with a visible change.
+Errors: ZC003 names the fact and field that is wrong; 22xxx and 23xxx for values PostgreSQL refuses; 40001, 40P01 and
+55P03 ask the caller to repeat the call. Nothing of a failing call remains.$c$;

@@ -1,0 +1,149 @@
+-- The call budget: every Graph call of every process asks here first. Meta allows 2 calls a second per Page on the
+-- Conversations API (developers.facebook.com/documentation/business-messaging/messenger-platform/overview/rate-limiting).
+
+create or replace function convsync_api.acquire_call(
+  p_page_id text, p_lane text, p_run_id bigint default null, p_fence bigint default null,
+  p_calls_per_second numeric default 2
+)
+returns table (wait_ms integer, granted_at timestamptz)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_row convsync.call_budgets;
+  v_now timestamptz;
+  v_burst integer := greatest(1, floor(p_calls_per_second))::integer;
+  v_ready timestamptz;
+  v_app_blocked timestamptz;
+begin
+  if coalesce(p_page_id, '') = '' then
+    raise exception 'the Page''s id is missing' using errcode = 'ZC003', hint = 'p_page_id';
+  end if;
+  if p_lane is null or p_lane not in ('live', 'repair', 'backfill') then
+    raise exception 'lane must be live, repair or backfill' using errcode = 'ZC003', hint = 'p_lane';
+  end if;
+  if p_calls_per_second is null or p_calls_per_second < 0 then
+    raise exception 'calls per second must not be negative' using errcode = 'ZC003', hint = 'p_calls_per_second';
+  end if;
+  if p_run_id is not null then
+    -- Presents the fence; a run that was taken over takes nothing of the budget.
+    perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  end if;
+
+  insert into convsync.call_budgets (page_id)
+  select p_page_id
+  where not exists (select from convsync.call_budgets b where b.page_id = p_page_id)
+  on conflict on constraint call_budgets_pkey do nothing;
+  select b.* into strict v_row from convsync.call_budgets b where b.page_id = p_page_id for no key update;
+  v_now := convsync_api._now();
+  select b.blocked_until into v_app_blocked from convsync.call_budgets b where b.page_id = '';
+
+  -- A grant comes no sooner than one window after the grant `burst` before it: never more than the rate in any window.
+  v_ready := greatest(v_row.blocked_until, v_app_blocked);
+  if p_calls_per_second > 0 and cardinality(v_row.grants) >= v_burst then
+    v_ready := greatest(v_ready,
+      v_row.grants[cardinality(v_row.grants) - v_burst + 1] + v_burst / p_calls_per_second * interval '1 second');
+  end if;
+  if p_calls_per_second > 0 then
+    if p_lane <> 'live' then
+      v_ready := greatest(v_ready, v_row.live_wanted_until);
+    end if;
+    if p_lane = 'backfill' then
+      v_ready := greatest(v_ready, v_row.repair_wanted_until);
+    end if;
+  end if;
+
+  if v_ready > v_now then
+    -- A higher lane that has to wait says so; the lower ones then leave the next slot to it. The wish expires by itself.
+    if p_lane in ('live', 'repair') then
+      update convsync.call_budgets b
+      set live_wanted_until = case p_lane when 'live' then v_ready + interval '250 milliseconds' else b.live_wanted_until end,
+        repair_wanted_until = case p_lane when 'repair' then v_ready + interval '250 milliseconds' else b.repair_wanted_until end,
+        updated_at = v_now
+      where b.page_id = p_page_id;
+    end if;
+    return query select greatest(1, least(ceil(extract(epoch from v_ready - v_now) * 1000), 2147483647))::integer, null::timestamptz;
+    return;
+  end if;
+
+  update convsync.call_budgets b
+  set grants = (case when p_calls_per_second > 0 then b.grants else '{}' end || v_now)
+      [greatest(1, cardinality(case when p_calls_per_second > 0 then b.grants else '{}' end) + 2 - v_burst):],
+    live_wanted_until = case when p_lane = 'live' then null else b.live_wanted_until end,
+    repair_wanted_until = case when p_lane = 'repair' then null else b.repair_wanted_until end,
+    blocked_until = null, block_reason = null,
+    calls = b.calls + 1,
+    updated_at = v_now
+  where b.page_id = p_page_id;
+  if p_run_id is not null then
+    update convsync.sync_runs r
+    set calls = r.calls + 1
+    where r.page_id = p_page_id and r.run_id = p_run_id;
+  end if;
+  return query select 0, v_now;
+end
+$$;
+comment on function convsync_api.acquire_call(text, text, bigint, bigint, numeric) is
+$c$Asks for one Graph call on a Page. wait_ms 0: a slot is taken, call now; granted_at is the instant, and what the call reads is
+observed then. More: nothing is taken, ask again after that many milliseconds. p_lane: live, repair or backfill, a waiting
+higher lane goes first. p_run_id and p_fence, for a sync's calls: counts the call, and refuses a run that was taken over.
+p_calls_per_second: the Page's rate, 0 for no limit; blocks hold all the same. Errors: ZC003, ZC004.$c$;
+
+create or replace function convsync_api.record_call(
+  p_page_id text, p_status integer, p_response_ms integer, p_usage jsonb default null,
+  p_error_code integer default null, p_error_subcode integer default null,
+  p_block_scope text default null, p_block_seconds numeric default null, p_block_reason text default null
+)
+returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_until timestamptz;
+begin
+  if p_block_scope is not null and p_block_scope not in ('page', 'app') then
+    raise exception 'block scope must be page or app' using errcode = 'ZC003', hint = 'p_block_scope';
+  end if;
+  -- The app's row comes first: its key is the smaller one.
+  if p_block_scope = 'app' then
+    insert into convsync.call_budgets as b (page_id, blocked_until, block_reason)
+    values ('', convsync_api._now() + p_block_seconds * interval '1 second', p_block_reason)
+    on conflict on constraint call_budgets_pkey do update
+    set blocked_until = greatest(b.blocked_until, excluded.blocked_until),
+      block_reason = case when b.blocked_until >= excluded.blocked_until then b.block_reason else excluded.block_reason end,
+      updated_at = now()
+    returning b.blocked_until into strict v_until;
+  end if;
+  insert into convsync.call_budgets (page_id)
+  select p_page_id
+  where not exists (select from convsync.call_budgets b where b.page_id = p_page_id)
+  on conflict on constraint call_budgets_pkey do nothing;
+  perform from convsync.call_budgets b where b.page_id = p_page_id for no key update;
+  v_now := convsync_api._now();
+  update convsync.call_budgets b
+  set usage = coalesce(p_usage, b.usage),
+    usage_percent = coalesce((p_usage ->> 'percent')::numeric, b.usage_percent),
+    response_ms = case when p_response_ms is null then b.response_ms
+      else round(coalesce(b.response_ms * 0.8 + p_response_ms * 0.2, p_response_ms), 1) end,
+    blocked_until = case when p_block_scope = 'page'
+      then greatest(b.blocked_until, v_now + p_block_seconds * interval '1 second') else b.blocked_until end,
+    block_reason = case when p_block_scope = 'page'
+      and (b.blocked_until is null or b.blocked_until < v_now + p_block_seconds * interval '1 second')
+      then p_block_reason else b.block_reason end,
+    updated_at = v_now
+  where b.page_id = p_page_id
+  returning greatest(v_until, b.blocked_until) into strict v_until;
+  return v_until;
+end
+$$;
+comment on function convsync_api.record_call(text, integer, integer, jsonb, integer, integer, text, numeric, text) is
+$c$Records what a Graph call came to: HTTP status (null when none came), response time in milliseconds, usage
+({"percent", ..}, read from the headers of every answer), error code and subcode. p_block_scope page or app with
+p_block_seconds blocks every process: acquire_call grants nothing until it ends. Returns the end of the block that now
+holds, or null. Errors: ZC003.$c$;

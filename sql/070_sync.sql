@@ -1,0 +1,514 @@
+-- Sync runs: a state machine that only these functions move.
+--
+--   begin_sync -> running -> finish_sync -> succeeded | partial | failed
+--                    |  \-> cancel_sync -> cancelled
+--                    \-> pause_sync -> paused -> begin_sync (the same run goes on)
+--
+-- Whoever carries a run holds a lease with a fence. Each function locks the run's row by its fence first; a run that was
+-- taken over meanwhile changes nothing (ZC004). The lease only says when somebody else may try; the fence makes it safe.
+
+create or replace function convsync_api._hold_run(p_page_id text, p_run_id bigint, p_fence bigint)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform from convsync.sync_runs r
+  where r.page_id = p_page_id and r.run_id = p_run_id and r.fence = p_fence and r.status = 'running'
+  for no key update;
+  if not found then
+    raise exception 'run % of Page % is not carried with fence % any more', p_run_id, p_page_id, p_fence
+      using errcode = 'ZC004';
+  end if;
+end
+$$;
+
+create or replace function convsync_api.begin_sync(
+  p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15,
+  p_restart boolean default false, p_request_id text default null
+)
+returns table (run_id bigint, fence bigint, resumed boolean)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_expiry timestamptz;
+  v_run convsync.sync_runs;
+begin
+  if p_mode is null or p_mode not in ('full', 'incremental', 'reconcile') then
+    raise exception 'mode must be full, incremental or reconcile' using errcode = 'ZC003', hint = 'mode';
+  end if;
+  perform from convsync.pages p where p.page_id = p_page_id and p.removed_at is null;
+  if not found then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+
+  -- Beginnings of one Page queue here; the unique index is what makes two impossible.
+  perform pg_advisory_xact_lock(1668183670, hashtext(p_page_id));
+  v_now := convsync_api._now();
+  v_expiry := v_now + p_lease_seconds * interval '1 second';
+
+  select r.* into v_run
+  from convsync.sync_runs r
+  where r.page_id = p_page_id and r.status in ('queued', 'running')
+    and r.exclusive_kind = case p_mode when 'incremental' then 'incremental' else 'walk' end
+  for no key update;
+  if found then
+    if v_run.lease_expires_at > v_now or v_run.status = 'queued' then
+      raise exception 'run % is at work on Page %', v_run.run_id, p_page_id
+        using errcode = 'ZC005', detail = jsonb_build_object('run_id', v_run.run_id::text)::text;
+    end if;
+    -- Its process died. Nobody carries it now; whoever held its fence changes nothing from here on.
+    update convsync.sync_runs r
+    set status = 'paused', reason = 'lease_expired', fence = r.fence + 1, lease_expires_at = null, owner = null,
+      resume_after = v_now, updated_at = v_now, progress = r.progress + 1
+    where r.page_id = p_page_id and r.run_id = v_run.run_id;
+  end if;
+
+  select r.* into v_run
+  from convsync.sync_runs r
+  where r.page_id = p_page_id and r.mode = p_mode and r.status = 'paused'
+  for no key update;
+  if found and not p_restart then
+    update convsync.sync_runs r
+    set status = 'running', reason = null, fence = r.fence + 1, owner = p_owner, lease_expires_at = v_expiry,
+      resume_after = null, request_id = coalesce(p_request_id, r.request_id), updated_at = v_now, progress = r.progress + 1
+    where r.page_id = p_page_id and r.run_id = v_run.run_id
+    returning r.* into strict v_run;
+    return query select v_run.run_id, v_run.fence, true;
+    return;
+  end if;
+  if found then
+    update convsync.sync_runs r
+    set status = 'cancelled', reason = 'restarted', fence = r.fence + 1, resume_after = null, finished_at = v_now,
+      updated_at = v_now, progress = r.progress + 1
+    where r.page_id = p_page_id and r.run_id = v_run.run_id;
+  end if;
+
+  insert into convsync.sync_runs as r (page_id, mode, status, owner, lease_expires_at, request_id, started_at, updated_at)
+  values (p_page_id, p_mode, 'running', p_owner, v_expiry, p_request_id, v_now, v_now)
+  returning r.* into strict v_run;
+  insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, walk_started_at, updated_at)
+  values (p_page_id, v_run.run_id, 'list', '', v_now, v_now);
+  return query select v_run.run_id, v_run.fence, false;
+end
+$$;
+comment on function convsync_api.begin_sync(text, text, text, numeric, boolean, text) is
+$c$Begins a sync of a Page, or goes on with the paused or abandoned run of that mode (resumed; the same run_id, a new fence),
+unless p_restart. p_mode: full, incremental or reconcile. The lease lasts p_lease_seconds and is renewed by renew_sync_lease
+and by every applied page. Errors: ZC001 no such Page, ZC003, ZC005 one of this kind is at work (detail: run_id).$c$;
+
+create or replace function convsync_api.next_sync_work(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_limit integer default 1
+)
+returns table (kind text, thread_id text, sender_id text, last_cursor text, walk_pass integer)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  -- Threads first: so the open ones stay few, however many the list brings.
+  return query
+  select s.kind, s.thread_id, s.sender_id, s.last_cursor, s.walk_pass
+  from convsync.sync_cursors s
+  where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
+  order by s.kind desc, s.updated_at, s.thread_id
+  limit greatest(p_limit, 1);
+end
+$$;
+comment on function convsync_api.next_sync_work(text, bigint, bigint, integer) is
+$c$What the run should read next: open cursors, threads first, at most p_limit; no row when nothing is open. last_cursor is null
+at the front. Errors: ZC004.$c$;
+
+create or replace function convsync_api.apply_sync_page(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_kind text, p_thread_id text, p_cursor text, p_next_cursor text,
+  p_observed_at timestamptz, p_facts jsonb, p_threads jsonb default '[]', p_unreadable integer default 0,
+  p_lease_seconds numeric default 15
+)
+returns table (applied boolean, conversations_changed integer, messages_added integer, open_work integer)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_cursor convsync.sync_cursors;
+  v_versions jsonb;
+  v_seen integer := 0;
+  v_changed integer;
+  v_added integer;
+  v_open integer;
+  v_old boolean;
+  v_news boolean;
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  v_now := convsync_api._now();
+  if jsonb_typeof(coalesce(p_threads, '[]')) <> 'array' then
+    raise exception 'p_threads must be an array' using errcode = 'ZC003', hint = 'p_threads';
+  end if;
+  if exists (select from jsonb_array_elements(p_facts) f where f.value ->> 'page_id' is distinct from p_page_id) then
+    raise exception 'a fact of another Page' using errcode = 'ZC003', hint = 'p_facts';
+  end if;
+
+  select s.* into v_cursor
+  from convsync.sync_cursors s
+  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = p_kind and s.thread_id = coalesce(p_thread_id, '');
+  if not found or v_cursor.completed or v_cursor.failed or v_cursor.last_cursor is distinct from p_cursor then
+    -- This page was applied already: the answer to that commit was lost on its way.
+    select count(*) into v_open from convsync.sync_cursors s
+    where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed;
+    return query select false, 0, 0, v_open;
+    return;
+  end if;
+
+  select count(*) filter (where i.created or i.events_added + i.events_changed > 0), coalesce(sum(i.events_added), 0)
+  into v_changed, v_added
+  from convsync_api._ingest(p_facts, 'sync') i;
+
+  if p_kind = 'list' then
+    select count(*) into v_seen from jsonb_array_elements(p_threads) t;
+    if v_cursor.walk_pass > 1 then
+      v_seen := 0;
+    end if;
+
+    -- A thread longer than its nested slice becomes work of its own, with its own cursor. One that this run has read to the
+    -- end already, and that has not moved since, is not read again.
+    insert into convsync.sync_cursors as s
+      (page_id, run_id, kind, thread_id, sender_id, last_cursor, updated_time, reported_count, newest_id, unreadable, completed,
+       walk_started_at, updated_at)
+    select p_page_id, p_run_id, 'thread', t.thread_id, t.sender_id, t.next_cursor, t.updated_time, t.message_count, t.newest_id,
+      coalesce(t.unreadable, 0), false, v_now, v_now
+    from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text, next_cursor text, updated_time timestamptz,
+      message_count integer, newest_id text, read text, unreadable integer)
+    where t.read in ('more', 'unread')
+    order by t.thread_id
+    on conflict on constraint sync_cursors_pkey do update
+    set sender_id = excluded.sender_id,
+      last_cursor = excluded.last_cursor,
+      updated_time = excluded.updated_time,
+      reported_count = excluded.reported_count,
+      newest_id = excluded.newest_id,
+      unreadable = excluded.unreadable,
+      completed = false,
+      updated_at = v_now
+    where s.completed
+      and (s.updated_time, s.reported_count, s.newest_id)
+        is distinct from (excluded.updated_time, excluded.reported_count, excluded.newest_id);
+
+    perform convsync_api._complete_history(p_page_id, v_now, array(
+      select t.thread_id
+      from jsonb_to_recordset(p_threads) t (thread_id text, read text, unreadable integer)
+      where t.read = 'complete' and coalesce(t.unreadable, 0) = 0));
+
+    -- The list moves while it is walked: what jumped to its front is seen by reading the front again, until a whole page is
+    -- older than the start of the walk and nothing new was found.
+    v_news := v_cursor.found_new or (v_cursor.walk_pass > 1 and v_changed > 0);
+    v_old := v_cursor.walk_pass > 1 and not exists (
+      select
+      from jsonb_to_recordset(p_threads) t (updated_time timestamptz)
+      where t.updated_time is null or t.updated_time >= v_cursor.walk_started_at - interval '5 minutes');
+    update convsync.sync_cursors s
+    set last_cursor = case when p_next_cursor is null or v_old then null else p_next_cursor end,
+      last_conversation_id = coalesce(p_threads -> -1 ->> 'thread_id', s.last_conversation_id),
+      walk_pass = s.walk_pass + ((p_next_cursor is null or v_old) and (s.walk_pass = 1 or v_news))::integer,
+      walk_started_at = case when s.walk_pass > 1 and (p_next_cursor is null or v_old) and v_news then v_now else s.walk_started_at end,
+      found_new = v_news and not (p_next_cursor is null or v_old),
+      completed = (p_next_cursor is null or v_old) and s.walk_pass > 1 and not v_news,
+      updated_at = v_now
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.thread_id = '';
+  else
+    update convsync.sync_cursors s
+    set last_cursor = p_next_cursor,
+      unreadable = s.unreadable + coalesce(p_unreadable, 0),
+      completed = p_next_cursor is null,
+      updated_at = v_now
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = p_thread_id;
+    if p_next_cursor is null and v_cursor.unreadable + coalesce(p_unreadable, 0) = 0 then
+      perform convsync_api._complete_history(p_page_id, v_now, array[p_thread_id]);
+    end if;
+  end if;
+
+  update convsync.sync_runs r
+  set conversations_seen = r.conversations_seen + v_seen,
+    conversations_changed = r.conversations_changed + v_changed,
+    messages_added = r.messages_added + v_added,
+    unreadable = r.unreadable + coalesce(p_unreadable, 0),
+    pages_applied = r.pages_applied + 1,
+    progress = r.progress + 1,
+    lease_expires_at = greatest(r.lease_expires_at, v_now + p_lease_seconds * interval '1 second'),
+    updated_at = v_now
+  where r.page_id = p_page_id and r.run_id = p_run_id;
+
+  select count(*) into v_open from convsync.sync_cursors s
+  where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed;
+  return query select true, v_changed, v_added, v_open;
+end
+$$;
+comment on function convsync_api.apply_sync_page(text, bigint, bigint, text, text, text, text, timestamptz, jsonb, jsonb, integer, numeric) is
+$c$Applies one page that was read, in one transaction: its facts, the cursor, the counters, the threads that need more reading.
+p_kind: list or thread; p_cursor: the cursor the page was read with; p_next_cursor: null at the end. p_threads, for a page of the
+list: an array of thread_id, sender_id, updated_time, message_count, newest_id, read (complete, more, unread), next_cursor,
+unreadable. A page that was applied before (its cursor has moved on) changes nothing: applied is false.
+Errors: ZC003, ZC004, and those of ingest.$c$;
+
+create or replace function convsync_api._complete_history(p_page_id text, p_now timestamptz, p_threads text[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  if cardinality(p_threads) = 0 then
+    return;
+  end if;
+  -- Bookkeeping of the sync, not a change of the conversation: no version. What this page touched is locked already; another
+  -- conversation that once had this thread must not be waited for out of order.
+  update convsync.messenger_conversations c
+  set history_complete_at = p_now
+  from (
+    select o.conversation_id
+    from convsync.messenger_conversations o
+    where o.page_id = p_page_id and o.thread_id = any (p_threads)
+    order by o.page_id, o.sender_id
+    for no key update skip locked
+  ) t
+  where c.page_id = p_page_id and c.conversation_id = t.conversation_id;
+end
+$$;
+
+create or replace function convsync_api.restart_sync_list(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_cursor text, p_thread_id text default ''
+)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_restarts integer;
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  update convsync.sync_cursors s
+  set last_cursor = null, restarts = s.restarts + 1, updated_at = convsync_api._now()
+  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = case p_thread_id when '' then 'list' else 'thread' end
+    and s.thread_id = p_thread_id and s.last_cursor = p_cursor and not s.completed
+  returning s.restarts into v_restarts;
+  return v_restarts;
+end
+$$;
+comment on function convsync_api.restart_sync_list(text, bigint, bigint, text, text) is
+$c$Graph refused p_cursor: read the list (or the thread) from the front again. Returns how often that happened in this run; null
+when the cursor has moved on already. Errors: ZC004.$c$;
+
+create or replace function convsync_api.fail_sync_batch(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_kind text, p_thread_id text, p_cursor text, p_attempts integer, p_error jsonb
+)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_batch integer;
+  v_progress bigint;
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  v_now := convsync_api._now();
+  update convsync.sync_runs r
+  set progress = r.progress + 1, updated_at = v_now
+  where r.page_id = p_page_id and r.run_id = p_run_id
+  returning r.progress into strict v_progress;
+  update convsync.sync_cursors s
+  set failed = true, updated_at = v_now
+  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = p_kind and s.thread_id = coalesce(p_thread_id, '')
+    and s.last_cursor is not distinct from p_cursor and not s.completed and not s.failed;
+  if not found then
+    return null;
+  end if;
+  select coalesce(max(b.batch), 0) + 1 into v_batch
+  from convsync.sync_batches b
+  where b.page_id = p_page_id and b.run_id = p_run_id;
+  insert into convsync.sync_batches (page_id, run_id, batch, kind, thread_id, cursor, status, attempts, error, progress, failed_at)
+  values (p_page_id, p_run_id, v_batch, p_kind, coalesce(p_thread_id, ''), p_cursor, 'failed', greatest(p_attempts, 1),
+    coalesce(p_error, '{}'), v_progress, v_now);
+  return v_batch;
+end
+$$;
+comment on function convsync_api.fail_sync_batch(text, bigint, bigint, text, text, text, integer, jsonb) is
+$c$Records what could not be read after p_attempts: the run goes on with the rest and can end partial, never succeeded.
+p_error: {"class", "code", "subcode", "message", ..}. Returns the batch's number; null when that cursor has moved on already.
+Errors: ZC004.$c$;
+
+create or replace function convsync_api.renew_sync_lease(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_lease_seconds numeric default 15
+)
+returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_expiry timestamptz;
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  update convsync.sync_runs r
+  set lease_expires_at = greatest(r.lease_expires_at, convsync_api._now() + p_lease_seconds * interval '1 second')
+  where r.page_id = p_page_id and r.run_id = p_run_id
+  returning r.lease_expires_at into strict v_expiry;
+  return v_expiry;
+end
+$$;
+comment on function convsync_api.renew_sync_lease(text, bigint, bigint, numeric) is
+  'Keeps the lease of a run that is at work; returns its new end, on the database''s clock. Errors: ZC004.';
+
+create or replace function convsync_api.pause_sync(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_reason text, p_resume_after_seconds numeric default 60
+)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  update convsync.sync_runs r
+  set status = 'paused', reason = p_reason, fence = r.fence + 1, lease_expires_at = null, owner = null,
+    resume_after = convsync_api._now() + p_resume_after_seconds * interval '1 second',
+    updated_at = convsync_api._now(), progress = r.progress + 1
+  where r.page_id = p_page_id and r.run_id = p_run_id;
+end
+$$;
+comment on function convsync_api.pause_sync(text, bigint, bigint, text, numeric) is
+$c$Lays a run down at its saved cursors (a deadline, a shutdown). begin_sync of its mode goes on with it; the service does so by
+itself after p_resume_after_seconds. Errors: ZC004.$c$;
+
+create or replace function convsync_api.finish_sync(
+  p_page_id text, p_run_id bigint, p_fence bigint, p_failure text default null
+)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_status text;
+  v_reason text;
+begin
+  perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  v_now := convsync_api._now();
+  -- The ledger decides, not the caller: what is open or failed keeps a run from succeeding.
+  if p_failure is not null then
+    v_status := 'failed';
+    v_reason := p_failure;
+  elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
+    v_status := 'partial';
+    v_reason := 'failed_batches';
+  elsif exists (select from convsync.sync_cursors s where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed) then
+    raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
+  else
+    v_status := 'succeeded';
+  end if;
+  update convsync.sync_runs r
+  set status = v_status, reason = v_reason, lease_expires_at = null, owner = null, finished_at = v_now, updated_at = v_now,
+    progress = r.progress + 1
+  where r.page_id = p_page_id and r.run_id = p_run_id;
+  return v_status;
+end
+$$;
+comment on function convsync_api.finish_sync(text, bigint, bigint, text) is
+$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed batches), or failed with the reason p_failure.
+Errors: ZC003 while work is open, ZC004.$c$;
+
+create or replace function convsync_api.cancel_sync(p_page_id text, p_run_id bigint, p_fence bigint default null)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_status text;
+begin
+  if p_fence is not null then
+    perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
+  end if;
+  select r.status into v_status
+  from convsync.sync_runs r
+  where r.page_id = p_page_id and r.run_id = p_run_id
+  for no key update;
+  if not found then
+    raise exception 'Page % has no run %', p_page_id, p_run_id using errcode = 'ZC001';
+  end if;
+  if v_status in ('queued', 'running', 'paused') then
+    update convsync.sync_runs r
+    set status = 'cancelled', reason = 'cancelled', fence = r.fence + 1, lease_expires_at = null, owner = null, resume_after = null,
+      finished_at = convsync_api._now(), updated_at = convsync_api._now(), progress = r.progress + 1
+    where r.page_id = p_page_id and r.run_id = p_run_id
+    returning r.status into strict v_status;
+  end if;
+  return v_status;
+end
+$$;
+comment on function convsync_api.cancel_sync(text, bigint, bigint) is
+$c$Ends a run that is not over; who carries it is refused from then on. An operator needs no fence. Returns the run's status: a run
+that was over already keeps its own. Errors: ZC001, ZC004 with a fence that is not the run's.$c$;
+
+create or replace function convsync_api.get_sync_run(p_run_id bigint)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run convsync.sync_runs;
+begin
+  select r.* into v_run from convsync.sync_runs r where r.run_id = p_run_id;
+  if not found then
+    raise exception 'there is no run %', p_run_id using errcode = 'ZC001';
+  end if;
+  return convsync_api._run_document(v_run);
+end
+$$;
+comment on function convsync_api.get_sync_run(bigint) is
+$c$A run as JSON: status, reason, counters, failed batches. progress is a number that rises with each change of the run, for
+streams to resume by. Errors: ZC001.$c$;
+
+create or replace function convsync_api.resumable_syncs()
+returns table (page_id text, mode text, run_id bigint)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.page_id, r.mode, r.run_id
+  from convsync.sync_runs r
+  join convsync.pages p on p.page_id = r.page_id
+  where p.token_state in ('unchecked', 'valid')
+    and ((r.status = 'paused' and r.resume_after <= convsync_api._now())
+      or (r.status = 'running' and r.lease_expires_at <= convsync_api._now()))
+  order by r.updated_at;
+$$;
+comment on function convsync_api.resumable_syncs() is
+  'Runs that nobody carries and that are due: paused ones after their pause, and those whose process died.';

@@ -1,0 +1,26 @@
+-- Last: who may do what. EXECUTE on new functions goes to PUBLIC by default, so it is taken from all of them each time.
+
+revoke all on schema convsync, convsync_api, convsync_read, convsync_ops from public;
+revoke all on all tables in schema convsync from public;
+revoke all on all functions in schema convsync_api from public;
+
+grant usage on schema convsync_api to convsync_service;
+
+do $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select p.oid::regprocedure
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'convsync_api'::regnamespace and p.proname not like '\_%'
+  loop
+    execute pg_catalog.format('grant execute on function %s to convsync_service', v_function);
+  end loop;
+end
+$$;
+
+grant usage on schema convsync_read to convsync_app;
+grant select on all tables in schema convsync_read to convsync_app;
+grant usage on schema convsync_ops to convsync_reader;
+grant select on all tables in schema convsync_ops to convsync_reader;
