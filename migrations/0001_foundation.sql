@@ -8,6 +8,8 @@
 -- Roles belong to the whole cluster, so another database's install may create them at this moment.
 -- The owner of the database (who migrates) owns everything; a login role becomes a member of one of these.
 
+set local lock_timeout = '10s';
+
 create schema if not exists convsync;
 create schema convsync_api;
 create schema convsync_read;

@@ -4,6 +4,8 @@
 -- Every mutable column is a register: the greatest under a total order that ends in the value itself.
 -- A column <x>_at beside <x> is the stamp of that order. docs/merge-rules.md has them in one table.
 
+set local lock_timeout = '10s';
+
 create table convsync.pages (
   page_id text collate "C" primary key,
   name text,

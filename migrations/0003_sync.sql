@@ -4,6 +4,8 @@
 -- Truth by constraint: `closed` is true only for a run that is `succeeded`; work that is still open or failed
 -- refers to (run, closed = false). PostgreSQL so refuses a succeeded run beside open work, in both directions.
 
+set local lock_timeout = '10s';
+
 create table convsync.sync_runs (
   page_id text collate "C" not null,
   run_id bigint generated always as identity,
@@ -116,6 +118,8 @@ create table convsync.call_budgets (
   usage_percent numeric,
   usage jsonb,
   response_ms numeric,
+  last_status integer,
+  last_error jsonb,
   calls bigint not null default 0,
   updated_at timestamptz not null default now(),
   constraint call_budgets_pkey primary key (page_id)

@@ -23,3 +23,22 @@ as $$
 $$;
 comment on function convsync_api.schema_version() is
   'What is installed: the newest migration and the hash of the functions, as text. Readiness compares it with the release.';
+
+create or replace function convsync_api.health()
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'schema_version', convsync_api.schema_version(),
+    'server_version', current_setting('server_version'),
+    'durable', current_setting('fsync')::boolean and current_setting('full_page_writes')::boolean
+      and current_setting('synchronous_commit') <> 'off',
+    'writable', not pg_is_in_recovery(),
+    'now', clock_timestamp()
+  );
+$$;
+comment on function convsync_api.health() is
+  'What readiness asks of the database: schema version, whether a commit survives a crash, whether it can be written, its clock.';

@@ -44,14 +44,16 @@ immutable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- What Graph said is a register by the time it was observed; everything else one by its value.
+  -- What Graph said is a register by the time it was observed; everything else one by its value. A copy that Graph did
+  -- not tell is before every read; a read that said nothing is below every other of its instant ([] is jsonb's least).
   select convsync_api._merge_keys(p_a - '{graph,reactions}'::text[], p_b - '{graph,reactions}'::text[])
-    || case
-      when not p_a ? 'graph' then case when p_b ? 'graph' then jsonb_build_object('graph', p_b -> 'graph') else '{}' end
-      when not p_b ? 'graph' then jsonb_build_object('graph', p_a -> 'graph')
-      when (p_a_at, p_a -> 'graph') >= (p_b_at, p_b -> 'graph') then jsonb_build_object('graph', p_a -> 'graph')
-      else jsonb_build_object('graph', p_b -> 'graph')
-    end;
+    || case when g.told ? 'graph' then jsonb_build_object('graph', g.told -> 'graph') else '{}' end
+  from (
+    select case
+      when (coalesce(p_a_at, '-infinity'), coalesce(p_a -> 'graph', '[]')) >= (coalesce(p_b_at, '-infinity'), coalesce(p_b -> 'graph', '[]'))
+        then p_a
+      else p_b end as told
+  ) g;
 $$;
 
 create or replace function convsync_api._reaction_mark(p_at timestamptz, p_action text, p_reaction text, p_emoji text)
@@ -94,7 +96,7 @@ as $$
         from jsonb_array_elements(
           case jsonb_typeof(p_metadata -> 'graph' -> 'reactions') when 'array' then p_metadata -> 'graph' -> 'reactions' else '[]' end
         ) g
-        where jsonb_typeof(g.value) = 'object' and g.value ->> 'actor' is not null
+        where p_graph_at is not null and jsonb_typeof(g.value) = 'object' and g.value ->> 'actor' is not null
           and not coalesce(
             (p_marks -> (g.value ->> 'actor') ->> 0)::bigint > (extract(epoch from p_graph_at) * 1000000)::bigint, false)
       ) r

@@ -25,9 +25,9 @@ begin
   end if;
 
   -- round numbers the copies of one thing: copies are merged one after the other, which the rules allow in any order.
-  select array_agg(f) into v_facts
+  select array_agg(s.f order by s.ordinality) into v_facts
   from (
-    select row(
+    select r.ordinality, row(
       r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text, r.event_type,
       coalesce(r.metadata, '{}'), r.observed_at, coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action,
       r.reaction, r.emoji, r.what, r.thread_id, r.fields, r.reason, r.raw,
@@ -35,7 +35,7 @@ begin
         else row_number() over (partition by r.kind, r.page_id, r.message_id,
           case when r.kind = 'thread' then r.sender_id end) end
     )::convsync.fact as f
-    from jsonb_populate_recordset(null::convsync.fact, p_facts) r
+    from jsonb_populate_recordset(null::convsync.fact, p_facts) with ordinality r
   ) s;
 
   select w.index, w.field into v_index, v_field
@@ -90,7 +90,7 @@ begin
   into v_keys
   from (select distinct f.page_id, f.sender_id from unnest(p_facts) f where f.kind <> 'dead_letter') k;
   if v_keys is null then
-    return '{}';
+    return '{}'::convsync.conversation_key[];
   end if;
 
   -- A Page met for the first time through its webhook; its operator may add name and token later.
@@ -220,8 +220,8 @@ begin
       case when f.observed_at is not null then nullif(f.text, '') end,
       case when nullif(f.text, '') is not null then f.observed_at end,
       f.observed_at,
-      case when a.reaction_marks is null and not f.metadata -> 'graph' ? 'reactions' then f.metadata
-        else convsync_api._fold_metadata(f.metadata, a.reaction_marks, f.observed_at) end,
+      case when a.reaction_marks is not null or f.metadata -> 'graph' ? 'reactions' or f.metadata ? 'reactions'
+        then convsync_api._fold_metadata(f.metadata, a.reaction_marks, f.observed_at) else f.metadata end,
       a.num_edit, a.edited_at, a.edited_text, a.unsent_at, a.reaction_marks
     from unnest(p_facts) f
     join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
@@ -278,7 +278,8 @@ begin
       join convsync.messenger_conversations owner on owner.page_id = o.page_id and owner.conversation_id = o.conversation_id
       cross join lateral (
         -- Every key that is told stands there with the same value: the costly merge would change nothing.
-        select o.reaction_marks is null and o.metadata || f.metadata = o.metadata as same
+        select o.reaction_marks is null and o.metadata || f.metadata = o.metadata
+          and (f.observed_at is null or f.metadata ? 'graph' or not o.metadata ? 'graph') as same
       ) s
       where f.round = v_round
         and e.page_id = o.page_id and e.message_id = o.message_id
@@ -643,12 +644,15 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
+-- A conversation that somebody's idle session has locked delays only its own deliveries: after a second, 55P03.
 declare
   v_now timestamptz := convsync_api._now();
 begin
+  return query select i.* from convsync_api._ingest(p_facts, p_source) i;
   if p_source = 'webhook' then
-    -- The freshness of a Page's webhook, at most one write a minute.
+    -- The freshness of a Page's webhook, at most one write a minute. After the facts: they may have brought the Page.
     -- Nobody waits here: a Page whose row is being written by another delivery gets its time from that one.
     update convsync.pages p
     set last_webhook_at = v_now
@@ -661,7 +665,6 @@ begin
       for no key update skip locked
     );
   end if;
-  return query select i.* from convsync_api._ingest(p_facts, p_source) i;
 end
 $$;
 comment on function convsync_api.ingest(jsonb, text) is

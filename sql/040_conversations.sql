@@ -51,8 +51,11 @@ begin
   end if;
   select format('p_events[%s].%s', e.ordinality - 1, k.field) into v_field
   from jsonb_array_elements(coalesce(p_events, '[]')) with ordinality e
-  cross join lateral unnest(array['message_id', 'direction', 'event_timestamp']) k (field)
-  where coalesce(e.value ->> k.field, '') = '' or (k.field = 'direction' and e.value ->> 'direction' not in ('in', 'out'))
+  cross join lateral unnest(array['message_id', 'direction', 'event_timestamp', 'metadata']) k (field)
+  where case k.field
+    when 'metadata' then jsonb_typeof(e.value -> 'metadata') not in ('object', 'null')
+    when 'direction' then coalesce(e.value ->> 'direction', '') not in ('in', 'out')
+    else coalesce(e.value ->> k.field, '') = '' end
   limit 1;
   if found then
     raise exception '% is missing or wrong', v_field using errcode = 'ZC003', hint = v_field;
@@ -82,7 +85,7 @@ begin
         'event_type', coalesce(nullif(e.value ->> 'event_type', ''), 'message'),
         'at', e.value -> 'event_timestamp', 'text', e.value -> 'body',
         'metadata', coalesce(nullif(e.value -> 'metadata', 'null'), '{}'),
-        'in_thread', coalesce((e.value ->> 'in_thread')::boolean, coalesce(e.value ->> 'event_type', 'message') in ('message', 'postback'))))
+        'in_thread', coalesce((e.value ->> 'in_thread')::boolean, coalesce(nullif(e.value ->> 'event_type', ''), 'message') in ('message', 'postback'))))
       from jsonb_array_elements(coalesce(p_events, '[]')) e
     ), '[]');
 

@@ -129,6 +129,9 @@ begin
   update convsync.call_budgets b
   set usage = coalesce(p_usage, b.usage),
     usage_percent = coalesce((p_usage ->> 'percent')::numeric, b.usage_percent),
+    last_status = p_status,
+    last_error = case when p_error_code is not null
+      then jsonb_build_object('code', p_error_code, 'subcode', p_error_subcode, 'at', v_now) else b.last_error end,
     response_ms = case when p_response_ms is null then b.response_ms
       else round(coalesce(b.response_ms * 0.8 + p_response_ms * 0.2, p_response_ms), 1) end,
     blocked_until = case when p_block_scope = 'page'

@@ -145,7 +145,6 @@ as $$
 declare
   v_now timestamptz;
   v_cursor convsync.sync_cursors;
-  v_versions jsonb;
   v_seen integer := 0;
   v_changed integer;
   v_added integer;

@@ -11,8 +11,9 @@ The server is the embedded one, in a directory of its own below ``/tmp``, withou
 ``CONVSYNC_TEST_DATABASE_URL`` is set (an owner who may create databases and roles) that server is used
 instead, for example Debian's PostgreSQL 15.
 
-pytest-postgresql is not used: its ``noproc`` factory wants host and port when the module is imported, before
-a server in a temporary directory exists, and its own process start fails as root.
+pytest-postgresql's janitor makes and drops the databases. Its ``noproc`` fixtures are not used: they want
+host and port when the module is imported, before a server in a temporary directory exists, and its own
+process start fails as root.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 import pytest
 from psycopg import sql
+from pytest_postgresql.janitor import DatabaseJanitor
 
+import called_functions
 from convsync.database.embedded import EmbeddedError, EmbeddedPostgres
 
 SERVICE_LOGIN = "convsync_test_login"
@@ -48,6 +51,10 @@ class Database:
     name: str
     owner_url: str
     service_url: str
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(called_functions, "called_functions")
 
 
 class Server:
@@ -76,16 +83,22 @@ class Server:
     def fresh_database(self, template: str = "template0") -> Iterator[Database]:
         self._count += 1
         name = f"{self._prefix}_{self._count}"
-        self.connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+        info = self.connection.info
+        janitor = DatabaseJanitor(
+            user=info.user,
+            password=info.password or None,
+            host=info.host,
+            port=info.port,
+            dbname=name,
+            template_dbname=template,
         )
+        janitor.init()
+        called_functions.watch(self.connection, name)
         try:
             yield Database(name, self.url(name), self.url(name, SERVICE_LOGIN, SERVICE_PASSWORD))
         finally:
-            # force: a test that failed half-way may have left connections behind
-            self.connection.execute(
-                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-            )
+            called_functions.note(self.connection, name, self.url(name))
+            janitor.drop()
 
 
 @pytest.fixture(scope="session")

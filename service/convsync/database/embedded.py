@@ -45,9 +45,10 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-__all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedUnavailable", "default_data_dir"]
+__all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedUnavailable", "default_data_dir", "prepare_data_dir"]
 
-OWNER = "postgres"
+SUPERUSER = "postgres"
+OWNER = "convsync_owner"
 DATABASE = "convsync"
 # Only part of the socket's name: nothing listens on TCP.
 PORT = 5432
@@ -90,7 +91,7 @@ class EmbeddedError(RuntimeError):
     """The embedded server cannot be used; the message says what to do about it."""
 
 
-class EmbeddedUnavailable(EmbeddedError):  # noqa: N818 - reads as what it is
+class EmbeddedUnavailable(EmbeddedError):
     """The programs are not installed, or there are none for this platform."""
 
 
@@ -103,6 +104,20 @@ def default_data_dir() -> Path:
         return Path("/var/lib/convsync")
     data_home = Path(os.environ.get("XDG_DATA_HOME", ""))
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "convsync"
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Makes ``data_dir`` and its missing parents; what exists keeps its permissions."""
+    # Root's server runs as another user, who has to pass through; nobody needs to list it.
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    for path in reversed((data_dir, *data_dir.parents)):
+        try:
+            path.mkdir(mode)
+        except OSError:
+            if not path.is_dir():
+                raise
+        else:
+            path.chmod(mode)  # whatever the umask was
 
 
 class EmbeddedPostgres:
@@ -138,7 +153,7 @@ class EmbeddedPostgres:
 
     @property
     def owner_url(self) -> str:
-        """For migrations and operators: the superuser ``postgres`` on database ``convsync``."""
+        """For migrations and operators: the owner of database ``convsync``, who is no superuser."""
         return self.url(OWNER)
 
     def service_url(self, role: str) -> str:
@@ -184,7 +199,7 @@ class EmbeddedPostgres:
         try:
             _package_root()
             self._check_reachable()
-            self._make_data_dir()
+            prepare_data_dir(self.data_dir)
             with self._exclusively():
                 self._enter()
                 try:
@@ -310,18 +325,6 @@ class EmbeddedPostgres:
                 "choose another CONVSYNC_DATA_DIR, for example /var/lib/convsync"
             )
 
-    def _make_data_dir(self) -> None:
-        # Root's server runs as another user, who has to pass through; nobody needs to list it.
-        mode = 0o700 if self._account() is None else 0o711
-        for path in reversed((self.data_dir, *self.data_dir.parents)):
-            try:
-                path.mkdir(mode)
-            except OSError:
-                if not path.is_dir():
-                    raise
-            else:
-                path.chmod(mode)  # whatever the umask was
-
     def _make_home(self) -> None:
         """The server's user's part. Root makes nothing inside it, where its owner could plant links."""
         account = self._account()
@@ -427,7 +430,7 @@ class EmbeddedPostgres:
             [
                 self._programs() / "initdb",
                 f"--pgdata={half}",
-                f"--username={OWNER}",
+                f"--username={SUPERUSER}",
                 "--auth-local=trust",
                 "--auth-host=scram-sha-256",
                 "--encoding=UTF8",
@@ -477,12 +480,16 @@ class EmbeddedPostgres:
         )
 
     def _ensure_database(self) -> None:
-        with psycopg.connect(self.url(OWNER, "postgres"), autocommit=True) as connection:
+        owner, database = sql.Identifier(OWNER), sql.Identifier(self.database)
+        with psycopg.connect(self.url(SUPERUSER, "postgres"), autocommit=True) as connection:
+            known = connection.execute("select from pg_roles where rolname = %s", [OWNER]).fetchone()
+            if known is None:
+                connection.execute(sql.SQL("create role {} login createrole").format(owner))
             known = connection.execute(
                 "select 1 from pg_database where datname = %s", [self.database]
             ).fetchone()
             if known is None:
-                connection.execute(sql.SQL("create database {}").format(sql.Identifier(self.database)))
+                connection.execute(sql.SQL("create database {} owner {}").format(database, owner))
 
     def _shut_down(self) -> None:
         if not self._postmaster():
@@ -507,7 +514,7 @@ class EmbeddedPostgres:
         except EmbeddedError:
             return NO_ANSWER
         ready = self._run(
-            [self._programs() / "pg_isready", "-q", "-t", "5", "-h", where, "-p", str(PORT), "-U", OWNER]
+            [self._programs() / "pg_isready", "-q", "-t", "5", "-h", where, "-p", str(PORT), "-U", SUPERUSER]
         )
         return ready.returncode
 

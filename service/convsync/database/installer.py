@@ -140,10 +140,11 @@ def _apply_functions(url: str) -> bool:
             return False
         connection.execute("set local plpgsql.extra_errors = 'all'")
         connection.execute("set local client_min_messages = warning")
+        connection.execute("set local search_path = pg_catalog, pg_temp")
         for path in function_files():
             try:
                 # The files are this package's own, as trusted as its code.
-                connection.execute(cast(LiteralString, path.read_text(encoding="utf-8")))
+                connection.execute(path.read_bytes())
             except psycopg.Error as error:
                 raise InstallError(f"{path.name}: {error}") from error
         for signature, procedure in connection.execute(_SWEEP).fetchall():
@@ -152,7 +153,8 @@ def _apply_functions(url: str) -> bool:
         connection.execute(
             """insert into convsync.installation (functions_hash, release) values (%s, %s)
                on conflict on constraint installation_pkey do update
-               set functions_hash = excluded.functions_hash, release = excluded.release, installed_at = now()""",
+               set functions_hash = excluded.functions_hash, release = excluded.release,
+                   installed_at = now()""",
             [wanted, __version__],
         )
         return True

@@ -1,0 +1,469 @@
+"""The commands. Each opens what it needs, does one thing, and says how it ended by its exit code.
+
+0 ok, 1 a finding or a failure, 2 usage, 3 paused. `--json` prints one JSON document on stdout and nothing
+else there; progress and log lines go to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+import orjson
+import psycopg
+from psycopg import conninfo
+from pydantic import ValidationError
+
+from convsync import __version__
+from convsync.console import Table, progress, stdout
+from convsync.database import installer
+from convsync.database.bootstrap import Urls, open_database
+from convsync.database.embedded import EmbeddedError
+from convsync.errors import AlreadyRunning, ConvsyncError, from_database
+from convsync.facts import Json
+from convsync.graph.client import GraphClient
+from convsync.graph.errors import GraphError
+from convsync.observe.logging import configure
+from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
+from convsync.settings import Settings, SettingsError
+from convsync.store import Store, create_pool
+from convsync.sync.modes import AVAILABLE_MODES
+from convsync.sync.runner import RunnerSettings, SyncRunner
+from convsync.sync.verify import verify_page
+from convsync.tokens import TokenKeyError, new_key
+
+P = ParamSpec("P")
+
+OK, FAILURE, USAGE, PAUSED = 0, 1, 2, 3
+EXIT_BY_STATUS = {"succeeded": OK, "paused": PAUSED}
+
+
+class Failure(click.ClickException):
+    """An error a person is told in one line."""
+
+    exit_code = FAILURE
+
+
+def command(work: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
+    """Run an async command to its end and exit with what it returns; errors in one line, without secrets."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = asyncio.run(work(*args, **kwargs))
+        except ConvsyncError as error:
+            raise Failure(error.message) from error
+        except psycopg.Error as error:
+            raise Failure(f"the database: {from_database(error).message}") from error
+        except (GraphError, EmbeddedError, SettingsError, TokenKeyError, installer.InstallError) as error:
+            raise Failure(str(error)) from error
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            sys.exit(130)
+        sys.exit(code or OK)
+
+    return run
+
+
+def load_settings() -> Settings:
+    """The settings; a wrong one is named, its value never shown."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"CONVSYNC_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        raise click.UsageError("; ".join(lines)) from None
+
+
+def print_json(document: object) -> None:
+    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+
+
+as_json = click.option("--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else there.")
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[tuple[Store, Urls]]:
+    async with open_database(settings) as urls:
+        pool = create_pool(urls.service, size=settings.pool_max, name="command")
+        await pool.open(wait=True, timeout=10)
+        try:
+            yield Store(pool), urls
+        finally:
+            await pool.close()
+
+
+def graph_client(settings: Settings) -> GraphClient:
+    secret = settings.app_secret.get_secret_value() if settings.app_secret else None
+    return GraphClient(settings.graph_url, settings.graph_version, secret)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="convsync")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """An exact, provable mirror of a Facebook Page's Messenger conversations in PostgreSQL."""
+    if context.invoked_subcommand != "psql":
+        configure(load_settings().log_format)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the sync and a burst of webhooks, with the verdict.")
+@click.option("--conversations", type=click.IntRange(1, 1_000_000), default=200, show_default=True)
+@click.option("--messages", type=click.FloatRange(1, 10_000), default=30.0, show_default=True, help="Mean per conversation.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--calls-per-second", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="0: no limit.")
+@as_json
+@command
+async def demo(
+    once: bool, conversations: int, messages: float, seed: int, calls_per_second: float, json_: bool
+) -> int:
+    """The whole story on this machine: a simulated Page, a full sync, live webhooks, the verdict."""
+    from convsync.demo import Demo, Options
+
+    options = Options(
+        once=once, conversations=conversations, messages=messages, seed=seed, calls_per_second=calls_per_second
+    )
+    verdict = await Demo(load_settings(), options, quiet=json_).run()
+    if json_:
+        print_json(verdict)
+    return OK if verdict["clean"] else FAILURE
+
+
+@main.command()
+@click.option("--host", help="Overrides CONVSYNC_HOST.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Overrides CONVSYNC_PORT; 0 asks for a free one.")
+@click.option("--no-migrate", is_flag=True, help="Leave the database's schema as it is.")
+@command
+async def serve(host: str | None, port: int | None, no_migrate: bool) -> None:
+    """The service: webhook, HTTP API, console, and the syncs that are due."""
+    from convsync.web.app import create_app
+    from convsync.web.app import serve as listen
+
+    changed: dict[str, Any] = {}
+    if host is not None:
+        changed["host"] = host
+    if port is not None:
+        changed["port"] = port
+    settings = load_settings().model_copy(update=changed)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_database(settings, migrate=not no_migrate) as urls:
+        runner = await listen(create_app(settings, urls.service), settings.host, settings.port)
+        try:
+            address = runner.addresses[0]
+            where = f"[{address[0]}]" if ":" in address[0] else address[0]
+            stdout.print(f"convsync {__version__} listens on http://{where}:{address[1]}/", highlight=False)
+            if settings.api_keys is None:
+                stdout.print(f"API key: {settings.generated_key_path}", highlight=False, soft_wrap=True)
+            for name, value in (("APP_SECRET", settings.app_secret), ("VERIFY_TOKEN", settings.verify_token)):
+                if value is None:
+                    stdout.print(f"CONVSYNC_{name} is not set: the webhook refuses every request")
+            sys.stdout.flush()
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 when behind.")
+@as_json
+@command
+async def migrate(check: bool, json_: bool) -> int:
+    """Install or upgrade the database's schema and functions."""
+    settings = load_settings()
+    async with open_database(settings, migrate=False) as urls:
+        if check:
+            todo = await installer.behind(urls.owner)
+            if json_:
+                print_json({"current": not todo, "todo": todo})
+            else:
+                stdout.print("current" if not todo else "behind: " + ", ".join(todo))
+            return FAILURE if todo else OK
+        done = await installer.migrate(urls.owner)
+    if json_:
+        print_json(
+            {
+                "changed": done.changed,
+                "migrations": done.migrations,
+                "functions": done.functions,
+                "schema_version": done.schema_version,
+            }
+        )
+    else:
+        what = [*done.migrations, *(["functions"] if done.functions else [])]
+        stdout.print(f"{done.schema_version}: " + (", ".join(what) if what else "nothing to do"))
+    return OK
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 asks for a free one.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--conversations", type=click.IntRange(0), default=1000, show_default=True)
+@click.option("--messages", type=click.FloatRange(0), default=30.0, show_default=True, help="Mean per conversation.")
+@click.option("--calls-per-second", type=click.FloatRange(0), default=2.0, show_default=True, help="0: no limit.")
+@click.option("--webhooks-to", metavar="URL", help="Where signed webhooks go.")
+@click.option("--traffic", type=click.FloatRange(0), default=0.0, help="Live events per second.")
+def simulate(**options: Any) -> None:
+    """A simulated Graph API and webhook sender; control and ground truth under /_sim/."""
+    arguments = [sys.executable, "-m", "convsync.simulator"]
+    for name, value in options.items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    os.execv(sys.executable, arguments)  # noqa: S606 - our own module, no shell
+
+
+@main.group()
+def page() -> None:
+    """Pages and their tokens."""
+
+
+@page.command("add")
+@click.argument("page_id")
+@click.option("--name")
+@click.option("--owner", metavar="REF", help="Your own reference to whom the Page belongs to.")
+@click.option("--token-stdin", is_flag=True, help="Read the Page's access token from standard input.")
+@as_json
+@command
+async def page_add(page_id: str, name: str | None, owner: str | None, token_stdin: bool, json_: bool) -> int:
+    """Add a Page, or change what is given of it. The token is sealed before it is stored."""
+    settings = load_settings()
+    token = None
+    if token_stdin:
+        token = sys.stdin.readline().strip()
+        if not token:
+            raise click.UsageError("no token on standard input")
+    box = settings.token_box()
+    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+        document = await store.add_page(
+            page_id=page_id,
+            name=name,
+            owner_ref=owner,
+            token_sealed=box.seal(page_id, token) if token else None,
+            token_key_id=box.key_id if token else None,
+        )
+        finding = None
+        if token:
+            finding = await check_token(store, graph, page_id, token, settings.calls_per_second)
+            document = await store.get_page(page_id=page_id)
+    if json_:
+        print_json(document)
+    else:
+        stdout.print(f"Page {page_id} is there; its token is {document['token']}.")
+    if finding:
+        click.echo(f"the token was not accepted: {finding}", err=True)
+    return FAILURE if document["token"] == "invalid" else OK  # noqa: S105 - a state
+
+
+@page.command("list")
+@as_json
+@command
+async def page_list(json_: bool) -> None:
+    """Every Page."""
+    async with open_store(load_settings()) as (store, _):
+        pages = await store.list_pages()
+    if json_:
+        print_json(pages)
+    else:
+        show_pages(pages)
+
+
+@page.command("remove")
+@click.argument("page_id")
+@as_json
+@command
+async def page_remove(page_id: str, json_: bool) -> None:
+    """Forget a Page's token and stop its syncs; what was mirrored stays."""
+    async with open_store(load_settings()) as (store, _):
+        document = await store.remove_page(page_id=page_id)
+    if json_:
+        print_json(document)
+    else:
+        stdout.print(f"Page {page_id}: the token is forgotten, its conversations stay.")
+
+
+@page.command("subscribe")
+@click.argument("page_id")
+@as_json
+@command
+async def page_subscribe(page_id: str, json_: bool) -> int:
+    """Subscribe the app to the Page's webhooks, and read back that it is."""
+    settings = load_settings()
+    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+        token = await open_token(store, settings, page_id)
+        fields = await subscribe(store, graph, page_id, token, settings.calls_per_second)
+    missing = sorted(set(WEBHOOK_FIELDS) - set(fields))
+    if json_:
+        print_json({"page_id": page_id, "subscribed_fields": sorted(fields), "missing": missing})
+    elif missing:
+        stdout.print(f"Page {page_id} is subscribed, but not to: {', '.join(missing)}")
+    else:
+        stdout.print(f"Page {page_id} is subscribed to {len(fields)} fields.")
+    return FAILURE if missing else OK
+
+
+@page.command("new-key")
+def page_new_key() -> None:
+    """Print a fresh CONVSYNC_TOKEN_KEY."""
+    sys.stdout.write(new_key() + "\n")
+
+
+async def open_token(store: Store, settings: Settings, page_id: str) -> str:
+    sealed = await store.page_token(page_id=page_id)
+    if sealed is None:
+        raise Failure(f"Page {page_id} has no token: convsync page add {page_id} --token-stdin")
+    return settings.token_box().open(page_id, sealed.sealed)
+
+
+@main.command()
+@click.argument("page_id")
+@click.option("--mode", type=click.Choice(["full", "incremental", "reconcile"]), default="full", show_default=True)
+@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Pause after this long.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on with a paused run.")
+@click.option("--wait", is_flag=True, help="If a sync of this kind runs already, watch that one to its end.")
+@as_json
+@command
+async def sync(
+    page_id: str, mode: str, deadline: float | None, restart: bool, wait: bool, json_: bool
+) -> int:
+    """Sync a Page. Goes on with a paused run; exits 3 when it is paused, 1 when it is not whole."""
+    if mode not in AVAILABLE_MODES:
+        raise click.UsageError(f"mode {mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
+    settings = load_settings()
+    box = settings.token_box()
+    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+        runner = SyncRunner(
+            store,
+            graph,
+            box.open,
+            RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+        )
+        known = (await store.get_page(page_id=page_id))["conversations"]
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with asyncio.TaskGroup() as group:
+            supervising = group.create_task(runner.supervise(resume=False), name="syncs of this command")
+            try:
+                try:
+                    begun = await runner.start(page_id, mode, deadline_seconds=deadline, restart=restart)
+                    run_id = begun.run_id
+                except AlreadyRunning as error:
+                    if not wait:
+                        raise Failure(f"{error.message}; --wait watches it") from error
+                    run_id = error.run_id
+                async with progress(quiet=json_) as bar:
+                    run = await bar.follow(
+                        lambda: store.get_sync_run(run_id=run_id), expected=known or None, stop=stop
+                    )
+                if stop.is_set():
+                    await runner.drain(10)
+                    run = await store.get_sync_run(run_id=run_id)
+            finally:
+                supervising.cancel()
+    if json_:
+        print_json(run)
+    else:
+        show_run(run)
+    return EXIT_BY_STATUS.get(run["status"], FAILURE)
+
+
+@main.command()
+@click.argument("page_id", required=False)
+@as_json
+@command
+async def status(page_id: str | None, json_: bool) -> None:
+    """What is mirrored, how the syncs stand, what waits for attention."""
+    async with open_store(load_settings()) as (store, _):
+        pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
+        version = await store.schema_version()
+    if json_:
+        print_json(pages[0] if page_id else {"release": __version__, "schema_version": version, "pages": pages})
+    else:
+        show_pages(pages)
+
+
+@main.command()
+@click.argument("page_id")
+@click.option("--deep", is_flag=True, help="Read every message of every thread again.")
+@as_json
+@command
+async def verify(page_id: str, deep: bool, json_: bool) -> int:
+    """Read the Page again and compare it with the mirror; exits 1 on any difference."""
+    settings = load_settings()
+    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+        token = await open_token(store, settings, page_id)
+        report = await verify_page(
+            store, graph, page_id, token, deep=deep, calls_per_second=settings.calls_per_second
+        )
+    if json_:
+        print_json(report.as_json())
+    else:
+        table = Table(*report.as_json())
+        table.add_row(*(str(value) for value in report.as_json().values()))
+        stdout.print(table)
+        for finding in report.examples:
+            stdout.print(f"  {finding}", highlight=False)
+    return OK if report.clean else FAILURE
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@command
+async def psql(arguments: tuple[str, ...]) -> int:
+    """psql on the configured (or embedded) database, as its owner. Arguments are psql's own."""
+    async with open_database(load_settings(), migrate=False) as urls:
+        parts = conninfo.conninfo_to_dict(urls.owner)
+        password = parts.pop("password", None)
+        # A command line can be read by everybody on the machine; an environment by its owner only.
+        environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
+        program = str(urls.psql) if urls.psql else "psql"
+        ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's
+        try:
+            done = subprocess.run(  # noqa: ASYNC221 - nothing else runs here meanwhile
+                [program, conninfo.make_conninfo(**parts), *arguments], env=environment, check=False
+            )
+        except FileNotFoundError:
+            raise Failure("psql is not installed here (Debian: postgresql-client)") from None
+        finally:
+            signal.signal(signal.SIGINT, ignored)
+        return done.returncode
+
+
+def show_pages(pages: list[Json]) -> None:
+    table = Table("Page", "Name", "Token", "Conversations", "Messages", "Last sync", "Dead letters", "Last webhook")
+    for document in pages:
+        run = document["last_run"]
+        table.add_row(
+            document["page_id"],
+            document["name"] or "",
+            document["token"],
+            str(document["conversations"]),
+            str(document["messages"]),
+            f"{run['mode']} {run['status']}" if run else "none yet",
+            str(document["dead_letters"]),
+            document["last_webhook_at"] or "none yet",
+        )
+    stdout.print(table)
+
+
+def show_run(run: Json) -> None:
+    reason = f" ({run['reason']})" if run["reason"] else ""
+    stdout.print(
+        f"run {run['run_id']}: {run['status']}{reason}; {run['conversations_seen']} conversations read, "
+        f"{run['messages_added']} messages added, {run['calls']} calls",
+        highlight=False,
+    )
+    for batch in run["failed_batches"]:
+        stdout.print(f"  batch {batch['batch']}: {batch['error'].get('message', '')}", highlight=False)

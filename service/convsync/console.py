@@ -1,0 +1,75 @@
+"""What a terminal shows: tables on stdout, a progress bar on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+
+from convsync.facts import Json
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+ENDED = frozenset(("succeeded", "partial", "failed", "cancelled", "paused"))
+_POLL_SECONDS = 0.25
+
+
+class Table(RichTable):
+    """A table with one header per column."""
+
+    def __init__(self, *headers: str) -> None:
+        super().__init__(*headers, box=None, pad_edge=False, header_style="bold")
+
+
+class Bar:
+    """A progress bar over conversations read; without an expected number it shows that something moves."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+
+    async def follow(
+        self,
+        read: Callable[[], Awaitable[Json]],
+        *,
+        expected: int | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> Json:
+        """Show a run until it ends (or `stop` is set) and return it."""
+        task = self._display.add_task("sync", total=expected, counts="")
+        while True:
+            run = await read()
+            ended = run["status"] in ENDED
+            seen = run["conversations_seen"]
+            whole = run["status"] == "succeeded"
+            self._display.update(
+                task,
+                completed=seen,
+                total=seen if whole else (max(expected, seen) if expected else None),
+                description=f"{run['mode']} sync {run['status']}",
+                counts=f"{run['messages_added']:,} messages, {run['calls']:,} calls",
+            )
+            if ended or (stop is not None and stop.is_set()):
+                return run
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+@asynccontextmanager
+async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
+    """A bar on stderr; `quiet` shows none."""
+    display = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("conversations, {task.fields[counts]}"),
+        TimeElapsedColumn(),
+        console=stderr,
+        disable=quiet,
+    )
+    with display:
+        yield Bar(display)

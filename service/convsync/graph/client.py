@@ -1,0 +1,221 @@
+"""The HTTP client of the Graph API: one `get` is one attempt, and says everything there is to know.
+
+It neither waits nor retries: each attempt needs a slot of the Page's call budget of its own, and the
+budget is kept by whoever calls. Usage headers come back with every answer, errors included.
+
+Tokens travel in the `Authorization` header and never in an address, so no address that is logged,
+raised or kept by a proxy can hold one. Lists are continued with the `after` cursor, never by
+following `next`: that link embeds a token, and leaves out the proof of the app secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from convsync.graph.errors import NO_CONNECTION, TIMEOUT, TOO_LARGE, UNREADABLE, GraphError, read_error
+from convsync.graph.redact import redact
+from convsync.graph.usage import Usage, read_usage
+
+_MIB: Final = 1024 * 1024
+_PARSE_IN_THREAD: Final = _MIB
+_NEVER_IN_ADDRESS: Final = frozenset({"access_token", "appsecret_proof", "appsecret_time"})
+
+
+@dataclass(frozen=True, slots=True)
+class GraphAnswer:
+    """A successful answer: its JSON object, and what the headers said.
+
+    `ms` is the time from the request to the last byte. `version` is the version that answered: Meta
+    serves calls of a dead version with the next one, without an error.
+    """
+
+    data: dict[str, Any]
+    usage: Usage | None
+    status: int
+    ms: int
+    trace_id: str | None
+    version: str | None
+
+
+def node_path(node_id: str, edge: str = "") -> str:
+    """The path of a node or one of its edges; an id from outside cannot reach another path."""
+    if not node_id or node_id in {".", ".."}:
+        raise ValueError("a node needs an id")
+    path = quote(node_id, safe=":")
+    return f"{path}/{edge}" if edge else path
+
+
+class GraphClient:
+    """A pooled connection to the Graph API, for any number of Pages.
+
+    Use as an async context manager. Times are in seconds. `app_secret` makes each call carry the
+    proof that its sender knows the secret, in the form that expires after five minutes
+    (developers.facebook.com/documentation/facebook-login/security).
+    """
+
+    def __init__(
+        self,
+        url: str = "https://graph.facebook.com",
+        version: str = "v26.0",
+        app_secret: str | None = None,
+        *,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        total_timeout: float = 60.0,
+        max_bytes: int = 32 * _MIB,
+        connections: int = 32,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._base = f"{url.rstrip('/')}/{version.strip('/')}"
+        self._app_secret = app_secret.encode() if app_secret else None
+        self._timeout = aiohttp.ClientTimeout(
+            total=total_timeout, sock_connect=connect_timeout, sock_read=read_timeout
+        )
+        self._max_bytes = max_bytes
+        self._connections = connections
+        self._now = now
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> GraphClient:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections),
+            timeout=self._timeout,
+            headers={"Accept": "application/json", "User-Agent": "convsync"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+        # aiohttp repeats a GET by itself when a pooled connection turns out to be closed. That
+        # second call would have no slot in the budget; the caller's retry has one.
+        self._session._retry_connection = False
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get(self, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
+        """Make one GET of `path` (see `node_path`); raise `GraphError` for whatever goes wrong.
+
+        Cancelling closes the connection. A secret among `params` is refused with `ValueError`.
+        """
+        if self._session is None:
+            raise RuntimeError("GraphClient is not open")
+        if not _NEVER_IN_ADDRESS.isdisjoint(params):
+            raise ValueError("tokens and proofs are not parameters")
+        query = {name: str(value) for name, value in params.items()}
+        if self._app_secret is not None:
+            query |= self._proof(token)
+        url = URL(f"{self._base}/{path}", encoded=True).with_query(query)
+        started = time.monotonic()
+        try:
+            async with self._session.get(
+                url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False
+            ) as response:
+                body = await self._read(response)
+                ms = _milliseconds_since(started)
+        except _AnswerTooLargeError as error:
+            raise GraphError(
+                str(error),
+                type=TOO_LARGE,
+                http_status=error.status,
+                usage=error.usage,
+                ms=_milliseconds_since(started),
+            ) from None
+        except TimeoutError as error:
+            raise GraphError(
+                f"no answer in time: {redact(str(error)) or 'timed out'}",
+                type=TIMEOUT,
+                ms=_milliseconds_since(started),
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise GraphError(
+                f"{type(error).__name__}: {error}", type=NO_CONNECTION, ms=_milliseconds_since(started)
+            ) from None
+        return await self._understand(response.status, response.headers, body, ms)
+
+    def _proof(self, token: str) -> dict[str, str]:
+        at = str(int(self._now()))
+        assert self._app_secret is not None  # noqa: S101 - for the type checker; the caller has looked
+        proof = hmac.new(self._app_secret, f"{token}|{at}".encode(), hashlib.sha256).hexdigest()
+        return {"appsecret_proof": proof, "appsecret_time": at}
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > self._max_bytes:
+                response.close()
+                raise _AnswerTooLargeError(self._max_bytes, response.status, read_usage(response.headers))
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _understand(self, status: int, headers: Mapping[str, str], body: bytes, ms: int) -> GraphAnswer:
+        usage = read_usage(headers)
+        trace_id = headers.get("x-fb-trace-id")
+        try:
+            if len(body) > _PARSE_IN_THREAD:
+                data = await asyncio.to_thread(parse_json, body)
+            else:
+                data = parse_json(body)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            what = f"{len(body)} bytes that are no JSON object" if body else "an empty body"
+            raise GraphError(
+                f"HTTP {status} with {what}",
+                type=UNREADABLE,
+                http_status=status,
+                trace_id=trace_id,
+                usage=usage,
+                ms=ms,
+            )
+        if status != 200 or "error" in data:
+            raise read_error(data, status=status, ms=ms, trace_id=trace_id, usage=usage)
+        return GraphAnswer(data, usage, status, ms, trace_id, headers.get("facebook-api-version"))
+
+
+class _AnswerTooLargeError(Exception):
+    def __init__(self, limit: int, status: int, usage: Usage | None) -> None:
+        super().__init__(f"the answer has more than {limit} bytes")
+        self.status = status
+        self.usage = usage
+
+
+def parse_json(body: bytes) -> Any:
+    """Decode JSON; raise `ValueError` if it is none.
+
+    orjson is quick but refuses lone surrogates and broken UTF-8, which people do write and Meta
+    does pass on; such a body is decoded by the slow parser rather than lost.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body.decode("utf-8", errors="replace"), parse_constant=_refuse)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _milliseconds_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,1 @@
+"""Logging; what the service tells of itself."""

@@ -1,0 +1,97 @@
+"""What is asked of Graph about a Page itself: is its token good, is the app subscribed to its webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from convsync.graph.client import GraphAnswer, GraphClient
+from convsync.graph.errors import ErrorClass, GraphError
+from convsync.store import Store
+
+# The fields of a Page subscription that carry conversations. Messenger Platform, webhooks: subscribed_apps.
+WEBHOOK_FIELDS = (
+    "messages",
+    "message_echoes",
+    "message_edits",
+    "message_reactions",
+    "message_reads",
+    "message_deliveries",
+    "messaging_postbacks",
+    "messaging_referrals",
+    "messaging_optins",
+    "messaging_handovers",
+    "messaging_policy_enforcement",
+    "messaging_account_linking",
+    "standby",
+)
+
+
+async def granted(
+    store: Store, page_id: str, calls_per_second: float, call: Callable[[], Awaitable[GraphAnswer]]
+) -> GraphAnswer:
+    """Make one call in the Page's budget, live lane, and record what came of it."""
+    while (grant := await store.acquire_call(page_id=page_id, lane="live", calls_per_second=calls_per_second)).wait_ms:
+        await asyncio.sleep(grant.wait_ms / 1000)
+    try:
+        answer = await call()
+    except GraphError as error:
+        await store.record_call(
+            page_id=page_id,
+            status=error.http_status,
+            response_ms=error.ms or 0,
+            error_code=error.code,
+            error_subcode=error.subcode,
+            block_scope=error.scope,
+            block_seconds=error.block_seconds,
+            block_reason=str(error) if error.scope else None,
+        )
+        raise
+    await store.record_call(page_id=page_id, status=answer.status, response_ms=answer.ms)
+    return answer
+
+
+async def check_token(
+    store: Store, graph: GraphClient, page_id: str, token: str, calls_per_second: float
+) -> str | None:
+    """Ask Graph for the Page with its token. Records a token as valid or invalid; why it is not accepted, or None.
+
+    Anything but a verdict on the token (Graph away, throttled) leaves it unchecked.
+    """
+    try:
+        answer = await granted(
+            store, page_id, calls_per_second, lambda: graph.get(page_id, {"fields": "id,name"}, token)
+        )
+    except GraphError as error:
+        if error.kind in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
+            await store.mark_token(page_id=page_id, state="invalid", error=str(error))
+        return str(error)
+    await store.mark_token(page_id=page_id, state="valid")
+    name = answer.data.get("name")
+    if isinstance(name, str) and name:
+        await store.add_page(page_id=page_id, name=name)
+    return None
+
+
+async def subscribe(
+    store: Store, graph: GraphClient, page_id: str, token: str, calls_per_second: float
+) -> list[str]:
+    """Subscribe the app to the Page's webhooks; the fields Graph then lists for it."""
+    path = f"{page_id}/subscribed_apps"
+    await granted(
+        store,
+        page_id,
+        calls_per_second,
+        lambda: graph.post(path, {"subscribed_fields": ",".join(WEBHOOK_FIELDS)}, token),
+    )
+    answer = await granted(store, page_id, calls_per_second, lambda: graph.get(path, {}, token))
+    apps = answer.data.get("data")
+    fields: list[str] = []
+    for app in apps if isinstance(apps, list) else []:
+        listed = app.get("subscribed_fields") if isinstance(app, dict) else None
+        fields += [field for field in listed or [] if isinstance(field, str) and field not in fields]
+    if fields:
+        await store.mark_subscribed(page_id=page_id)
+    return fields

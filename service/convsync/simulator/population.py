@@ -1,0 +1,368 @@
+"""A Page's whole inbox, made from a seed, and changed by live traffic.
+
+Headers of all conversations exist from the start; messages are made when somebody looks, from the seed, and
+forgotten again when too many are in memory. A conversation that live traffic touched is kept, since its
+present can no longer be made from the seed.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import islice
+from random import Random
+from typing import Literal
+
+from convsync.simulator import content
+from convsync.simulator.messages import Message, MessageIds, attach, past
+from convsync.simulator.shape import PersonKind, kinds, sizes, window
+
+Direction = Literal["in", "out"]
+
+_SPAN_MS = 2 * 365 * 86_400_000
+_CACHED_MESSAGES = 150_000
+
+# Ids count through a range in steps that share no factor with it: all different, none in order.
+_ID_RANGE = 10**15
+_ID_STEP = 618_033_988_749_895
+
+
+def wall_clock_ms() -> int:
+    """Unix time in milliseconds."""
+    return int(time.time() * 1000)
+
+
+class Conversation:
+    """The header of a thread. Ask the population for its messages."""
+
+    __slots__ = (
+        "_name",
+        "_named",
+        "index",
+        "kind",
+        "live",
+        "message_count",
+        "population",
+        "psid",
+        "size",
+        "thread_id",
+        "unread",
+        "updated_ms",
+    )
+
+    def __init__(
+        self, population: Population, index: int, size: int, updated_ms: int, kind: PersonKind = "normal"
+    ) -> None:
+        self.population = population
+        self.index = index
+        self.size = size
+        """Messages ever made here, unsent ones included."""
+        self.message_count = size
+        self.updated_ms = updated_ms
+        self.kind: PersonKind = kind
+        self.thread_id = f"t_{population.scramble(index, 7)}"
+        self.psid = str(population.scramble(index, 3))
+        self.live: list[Message] | None = None
+        """The messages, once live traffic changed any."""
+        self.unread: int | None = None
+        """None: still as generated, see `Population.unread_count`."""
+        self._name: str | None = None
+        self._named = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Its place in the inbox; descending is newest first."""
+        return (self.updated_ms, self.index)
+
+    @property
+    def customer_id(self) -> str | None:
+        """The person's PSID, None where Graph shows no id."""
+        return None if self.kind in ("gone", "no_id") else self.psid
+
+    @property
+    def name(self) -> str | None:
+        """The person's name, None where Graph shows none."""
+        if not self._named:
+            if self.kind == "facebook_user":
+                self._name = "Facebook User"
+            elif self.kind in ("normal", "no_id"):
+                self._name = content.person_name(self.population.generator("name", self.index))
+            self._named = True
+        return self._name
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._name = name
+        self._named = True
+
+
+class Population:
+    """The inbox of one Page.
+
+    Promises: the same `page_id`, `seed`, `conversations`, `mean_messages` and `now` give the same
+    conversations, ids, times and texts; ids and texts do not depend on `now`. The mean length is
+    `mean_messages` (at least one message each). `now` is where the generated past ends; live changes happen
+    at `clock` (Unix milliseconds) but never before anything that already happened.
+    """
+
+    def __init__(
+        self,
+        page_id: str,
+        seed: int,
+        conversations: int,
+        mean_messages: float,
+        now: datetime,
+        *,
+        page_name: str = "",
+        clock: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.page_id = page_id
+        self.page_name = page_name
+        self.clock = clock
+        self._secret = f"{seed}:{page_id}"
+        self._message_ids = MessageIds(self._secret)
+        self._id_bases = [self.generator("ids", leading).randrange(_ID_RANGE) for leading in range(10)]
+        self._last_ms = int(now.timestamp() * 1000)
+        self._cache: OrderedDict[int, list[Message]] = OrderedDict()
+        self._cached = 0
+        self.live_changes = 0
+
+        rng = self.generator("headers", 0)
+        lengths = sizes(conversations, mean_messages)
+        rng.shuffle(lengths)
+        special = kinds(conversations, rng)
+        random, end = rng.random, self._last_ms
+        self.conversations: list[Conversation] = []
+        """By index, in the order they were made; never reordered."""
+        for index, size in enumerate(lengths):
+            # Newest first, denser towards today.
+            age = _SPAN_MS * ((index + random()) / conversations) ** 2.2
+            self.conversations.append(
+                Conversation(self, index, size, end - int(age) - 1000, special.get(index, "normal"))
+            )
+        self._by_thread = {conversation.thread_id: conversation for conversation in self.conversations}
+        self._by_psid = {conversation.psid: conversation for conversation in self.conversations}
+        self._order = sorted(conversation.key for conversation in self.conversations)
+
+    # -- reading
+
+    def generator(self, purpose: str, index: int) -> Random:
+        """A random generator of its own for one purpose."""
+        return Random(f"{self._secret}:{purpose}:{index}")  # noqa: S311 - made to be predictable
+
+    def scramble(self, index: int, leading: int) -> int:
+        """A 16-digit number with a given first digit, different for each index."""
+        return leading * _ID_RANGE + (self._id_bases[leading] + index * _ID_STEP) % _ID_RANGE
+
+    def conversation(self, thread_id: str) -> Conversation | None:
+        return self._by_thread.get(thread_id)
+
+    def conversation_with(self, psid: str) -> Conversation | None:
+        """The thread with a person Graph shows the id of."""
+        conversation = self._by_psid.get(psid)
+        return conversation if conversation is not None and conversation.customer_id else None
+
+    def find_message(self, message_id: str) -> tuple[Conversation, Message] | None:
+        """A message, unsent or not, with its thread."""
+        place = self._message_ids.find(message_id)
+        if place is None or place[0] >= len(self.conversations):
+            return None
+        conversation = self.conversations[place[0]]
+        if place[1] >= conversation.size:
+            return None
+        # Nothing is ever taken out of this list, so a message's number is its place.
+        return conversation, self.all_messages(conversation)[place[1]]
+
+    def newest_first(
+        self, limit: int, after: tuple[int, int] | None = None, before: tuple[int, int] | None = None
+    ) -> tuple[list[Conversation], bool, bool]:
+        """A slice of the inbox: the conversations, whether newer ones and whether older ones exist beyond it.
+
+        A position is a key, not an offset: a thread that meanwhile jumped to the front is not shown again,
+        and one that jumped past the reader is missed, as it happens there.
+        """
+        start, stop = window(self._order, lambda key: key, limit, after, before)
+        found = [self.conversations[index] for _, index in reversed(self._order[start:stop])]
+        return found, stop < len(self._order), start > 0
+
+    def all_messages(self, conversation: Conversation) -> list[Message]:
+        """Every message of a thread, oldest first, unsent ones included. Do not change the list."""
+        if conversation.live is not None:
+            return conversation.live
+        cached = self._cache.get(conversation.index)
+        if cached is not None:
+            self._cache.move_to_end(conversation.index)
+            return cached
+        made = past(
+            self._message_ids,
+            conversation.index,
+            conversation.size,
+            conversation.updated_ms,
+            self.generator("past", conversation.index),
+        )
+        self._cache[conversation.index] = made
+        self._cached += len(made)
+        while self._cached > _CACHED_MESSAGES and len(self._cache) > 1:
+            self._cached -= len(self._cache.popitem(last=False)[1])
+        return made
+
+    def visible_messages(self, conversation: Conversation) -> list[Message]:
+        """What Graph shows of a thread, oldest first."""
+        messages = self.all_messages(conversation)
+        if conversation.message_count == len(messages):
+            return messages
+        return [message for message in messages if not message.deleted]
+
+    def messages_newest_first(
+        self,
+        conversation: Conversation,
+        limit: int,
+        after: tuple[int, int] | None = None,
+        before: tuple[int, int] | None = None,
+    ) -> tuple[list[Message], bool, bool]:
+        """A slice of a thread, see `newest_first`."""
+        messages = self.visible_messages(conversation)
+        start, stop = window(messages, lambda message: message.key, limit, after, before)
+        return messages[start:stop][::-1], stop < len(messages), start > 0
+
+    def unread_count(self, conversation: Conversation) -> int:
+        """Inbound messages the Page has not seen."""
+        if conversation.unread is None:
+            count = 0
+            if conversation.index % 5 < 2:
+                for message in reversed(self.visible_messages(conversation)):
+                    if message.outbound:
+                        break
+                    count += 1
+            conversation.unread = count
+        return conversation.unread
+
+    def message_total(self) -> int:
+        """Messages Graph shows in all threads."""
+        return sum(conversation.message_count for conversation in self.conversations)
+
+    def iterate(self, start: int = 0, count: int | None = None) -> Iterator[Conversation]:
+        """Conversations by index, which never changes while the inbox is reordered."""
+        stop = None if count is None else start + count
+        return islice(self.conversations, start, stop)
+
+    # -- living
+
+    def new_message(
+        self,
+        conversation: Conversation | None,
+        direction: Direction,
+        text: str = "",
+        *,
+        kind: str | None = None,
+        reply_to: str | None = None,
+        postback_payload: str | None = None,
+    ) -> tuple[Conversation, Message]:
+        """Somebody writes now. Without a conversation a new person writes for the first time.
+
+        `kind` puts a sticker, share or attachment on it (see `messages.attach`). The thread moves to the
+        front of the inbox; an inbound message is unread, an outbound one means that the Page has read what
+        was there.
+        """
+        now = self._tick()
+        if conversation is None:
+            conversation = self._new_conversation(now)
+        messages = self._enliven(conversation)
+        number = conversation.size
+        message = Message(
+            number,
+            self._message_ids.make(conversation.index, number),
+            now,
+            direction == "out",
+            text,
+            reply_to=reply_to,
+            postback_payload=postback_payload,
+        )
+        if kind is not None:
+            attach(message, kind, self.generator("live", conversation.index * 100_003 + number))
+        unread = self.unread_count(conversation)
+        messages.append(message)
+        conversation.size += 1
+        conversation.message_count += 1
+        conversation.unread = 0 if message.outbound else unread + 1
+        self._move(conversation, now)
+        return conversation, message
+
+    def edit(self, message_id: str, text: str) -> tuple[Conversation, Message]:
+        """The author changes the text. Nothing of the thread moves, so only a webhook tells."""
+        conversation, message = self._live_message(message_id)
+        message.text = text
+        message.edits += 1
+        return conversation, message
+
+    def react(
+        self, message_id: str, reaction: str | None, by: str = "person"
+    ) -> tuple[Conversation, Message]:
+        """`person` or `page` reacts; None takes the reaction back."""
+        conversation, message = self._live_message(message_id)
+        message.reactions = [given for given in message.reactions if given[0] != by]
+        if reaction is not None:
+            message.reactions.append((by, reaction))
+        return conversation, message
+
+    def unsend(self, message_id: str) -> tuple[Conversation, Message]:
+        """The author takes a message back: Graph no longer shows it. `updated_time` stays."""
+        conversation, message = self._live_message(message_id)
+        if not message.deleted:
+            self.unread_count(conversation)
+            message.deleted = True
+            conversation.message_count -= 1
+        return conversation, message
+
+    def read(self, conversation: Conversation, by: str = "person") -> int:
+        """`person` reads the Page's messages, or `page` the person's. The watermark in milliseconds."""
+        now = self._tick()
+        if by == "page":
+            conversation.unread = 0
+        return now
+
+    def deliver(self, conversation: Conversation) -> tuple[int, list[str]]:
+        """The person's device got the Page's messages: watermark in milliseconds, ids of the newest ones."""
+        outbound = [message for message in self.visible_messages(conversation)[-5:] if message.outbound]
+        return self._tick(), [message.message_id for message in outbound]
+
+    def rename(self, conversation: Conversation, name: str | None) -> None:
+        """The person's name changes or disappears."""
+        conversation.name = name
+
+    def _tick(self) -> int:
+        self.live_changes += 1
+        self._last_ms = max(self.clock(), self._last_ms + 1)
+        return self._last_ms
+
+    def _new_conversation(self, now: int) -> Conversation:
+        conversation = Conversation(self, len(self.conversations), 0, now)
+        conversation.live = []
+        conversation.unread = 0
+        self.conversations.append(conversation)
+        self._by_thread[conversation.thread_id] = conversation
+        self._by_psid[conversation.psid] = conversation
+        insort(self._order, conversation.key)
+        return conversation
+
+    def _enliven(self, conversation: Conversation) -> list[Message]:
+        if conversation.live is None:
+            conversation.live = self.all_messages(conversation)
+            self._cached -= len(self._cache.pop(conversation.index))
+        return conversation.live
+
+    def _live_message(self, message_id: str) -> tuple[Conversation, Message]:
+        found = self.find_message(message_id)
+        if found is None:
+            raise KeyError(message_id)
+        self._enliven(found[0])
+        self._tick()
+        return found
+
+    def _move(self, conversation: Conversation, now: int) -> None:
+        del self._order[bisect_left(self._order, conversation.key)]
+        conversation.updated_ms = now
+        insort(self._order, conversation.key)

@@ -1,0 +1,53 @@
+"""What one running simulator holds: inboxes, tokens, limits, faults, calls, webhooks."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from convsync.simulator.calls import CallLog
+from convsync.simulator.config import SimulatedPage, SimulatorConfig
+from convsync.simulator.faults import Faults
+from convsync.simulator.limits import PageLimits
+from convsync.simulator.population import Population
+from convsync.simulator.webhooks import WebhookSender
+
+
+class SimulatorState:
+    """Everything a request may need. Built from a config; changed by traffic and by `/_sim/`."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self.pages: dict[str, SimulatedPage] = {page.page_id: page for page in config.pages}
+        self.tokens: dict[str, SimulatedPage] = {page.token: page for page in config.pages}
+        self.populations: dict[str, Population] = {
+            page.page_id: Population(
+                page.page_id,
+                config.seed,
+                config.conversations,
+                config.messages,
+                config.now,
+                page_name=page.name,
+            )
+            for page in config.pages
+        }
+        self.limits: dict[str, PageLimits] = {
+            page_id: PageLimits(config.calls_per_second, config.hourly_calls) for page_id in self.pages
+        }
+        self.faults = Faults()
+        for fault in config.faults:
+            self.faults.plant(fault)
+        self.calls = CallLog()
+        self.webhooks = WebhookSender(
+            config.app_secret,
+            config.webhooks_to,
+            verify_token=config.verify_token,
+            timeout=config.webhook_timeout,
+            retries=config.webhook_retries,
+            retry_delay=config.webhook_retry_delay,
+        )
+        if config.subscribed:
+            for page_id in self.pages:
+                self.webhooks.subscribe(page_id)
+
+
+STATE: web.AppKey[SimulatorState] = web.AppKey("simulator", SimulatorState)

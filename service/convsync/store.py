@@ -1,0 +1,464 @@
+"""One async method per SQL function, of the same name. Nothing else in the service sends SQL.
+
+Every call is one transaction (autocommit): the function commits as a whole or leaves nothing. Whatever
+PostgreSQL or the pool raises becomes an exception of `convsync.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
+
+from convsync import errors, facts
+from convsync.facts import Fact, Json
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A conversation that `ingest` touched; `created` is true exactly once per conversation."""
+
+    page_id: str
+    sender_id: str
+    conversation_id: int
+    version: int
+    created: bool
+    events_added: int
+    events_changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that is the caller's now; `resumed` if it goes on where an earlier attempt stopped."""
+
+    run_id: int
+    fence: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One open cursor of a run: the list (`thread_id` empty) or a thread; `cursor` None is the front."""
+
+    kind: str
+    thread_id: str
+    sender_id: str | None
+    cursor: str | None
+    walk_pass: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an applied page did; `applied` is false for a page that was applied before."""
+
+    applied: bool
+    conversations_changed: int
+    messages_added: int
+    open_work: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Call now (`wait_ms` 0), observed at `granted_at`; or nothing is taken: ask again after `wait_ms`."""
+
+    wait_ms: int
+    granted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    sealed: bytes | None
+    key_id: str | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    page_id: str
+    mode: str
+    run_id: int
+
+
+def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnectionPool[Any]:
+    """A pool its owner opens. Fit for a transaction pooler: nothing prepared, no session state."""
+    return psycopg_pool.AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=4.0,
+        name=name,
+        check=psycopg_pool.AsyncConnectionPool.check_connection,
+        kwargs={"autocommit": True, "prepare_threshold": None, "application_name": f"convsync {name}"},
+    )
+
+
+class Store:
+    """The functions of `convsync_api`, through a pool whose role may execute them and nothing else."""
+
+    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
+            raise errors.from_database(error) from error
+
+    async def _one(self, kind: type[Row], query: LiteralString, /, **values: Any) -> Row:
+        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
+            await cursor.execute(query, values)
+            row = await cursor.fetchone()
+        if row is None:
+            raise errors.DatabaseError("a function that always returns a row returned none")
+        return row
+
+    async def _all(self, kind: type[Row], query: LiteralString, /, **values: Any) -> list[Row]:
+        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
+            await cursor.execute(query, values)
+            return await cursor.fetchall()
+
+    async def _value(self, query: LiteralString, /, **values: Any) -> Any:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(query, values)
+            return await cursor.fetchone()
+
+    # The mirror
+
+    async def ingest(self, batch: Sequence[Fact], source: str) -> list[Touched]:
+        """Merge facts of any number of Pages in one transaction."""
+        return await self._all(
+            Touched,
+            "select * from convsync_api.ingest(p_facts => %(facts)s, p_source => %(source)s)",
+            facts=_facts(batch),
+            source=source,
+        )
+
+    async def update_conversation(
+        self, *, page_id: str, conversation_id: int, expected_version: int, patch: Json
+    ) -> int:
+        """Change what people own of a conversation; the new version. `VersionConflict` when it moved on."""
+        version: int = await self._value(
+            """select convsync_api.update_conversation(p_page_id => %(page_id)s,
+               p_conversation_id => %(conversation_id)s, p_expected_version => %(expected_version)s,
+               p_patch => %(patch)s)""",
+            page_id=page_id,
+            conversation_id=conversation_id,
+            expected_version=expected_version,
+            patch=Jsonb(patch),
+        )
+        return version
+
+    # Pages
+
+    async def add_page(
+        self,
+        *,
+        page_id: str,
+        name: str | None = None,
+        owner_ref: str | None = None,
+        token_sealed: bytes | None = None,
+        token_key_id: str | None = None,
+    ) -> Json:
+        page: Json = await self._value(
+            """select convsync_api.add_page(p_page_id => %(page_id)s, p_name => %(name)s,
+               p_owner_ref => %(owner_ref)s, p_token_sealed => %(token_sealed)s,
+               p_token_key_id => %(token_key_id)s)""",
+            page_id=page_id,
+            name=name,
+            owner_ref=owner_ref,
+            token_sealed=token_sealed,
+            token_key_id=token_key_id,
+        )
+        return page
+
+    async def remove_page(self, *, page_id: str) -> Json:
+        page: Json = await self._value(
+            "select convsync_api.remove_page(p_page_id => %(page_id)s)", page_id=page_id
+        )
+        return page
+
+    async def list_pages(self) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute("select * from convsync_api.list_pages()")
+            return await cursor.fetchall()
+
+    async def get_page(self, *, page_id: str) -> Json:
+        page: Json = await self._value(
+            "select convsync_api.get_page(p_page_id => %(page_id)s)", page_id=page_id
+        )
+        return page
+
+    async def page_token(self, *, page_id: str) -> SealedToken:
+        return await self._one(
+            SealedToken,
+            """select token_sealed as sealed, token_key_id as key_id, token_state as state
+               from convsync_api.page_token(p_page_id => %(page_id)s)""",
+            page_id=page_id,
+        )
+
+    async def mark_token(self, *, page_id: str, state: str, error: str | None = None) -> None:
+        await self._value(
+            """select convsync_api.mark_token(p_page_id => %(page_id)s, p_state => %(state)s,
+               p_error => %(error)s)""",
+            page_id=page_id,
+            state=state,
+            error=error,
+        )
+
+    async def mark_subscribed(self, *, page_id: str) -> None:
+        await self._value("select convsync_api.mark_subscribed(p_page_id => %(page_id)s)", page_id=page_id)
+
+    # The call budget
+
+    async def acquire_call(
+        self,
+        *,
+        page_id: str,
+        lane: str,
+        run_id: int | None = None,
+        fence: int | None = None,
+        calls_per_second: float = 2,
+    ) -> Grant:
+        return await self._one(
+            Grant,
+            """select * from convsync_api.acquire_call(p_page_id => %(page_id)s, p_lane => %(lane)s,
+               p_run_id => %(run_id)s, p_fence => %(fence)s,
+               p_calls_per_second => %(calls_per_second)s::numeric)""",
+            page_id=page_id,
+            lane=lane,
+            run_id=run_id,
+            fence=fence,
+            calls_per_second=calls_per_second,
+        )
+
+    async def record_call(
+        self,
+        *,
+        page_id: str,
+        status: int | None,
+        response_ms: int,
+        usage: Json | None = None,
+        error_code: int | None = None,
+        error_subcode: int | None = None,
+        block_scope: str | None = None,
+        block_seconds: float | None = None,
+        block_reason: str | None = None,
+    ) -> datetime | None:
+        """The end of the block that now holds, if any."""
+        until: datetime | None = await self._value(
+            """select convsync_api.record_call(p_page_id => %(page_id)s, p_status => %(status)s,
+               p_response_ms => %(response_ms)s, p_usage => %(usage)s, p_error_code => %(error_code)s,
+               p_error_subcode => %(error_subcode)s, p_block_scope => %(block_scope)s,
+               p_block_seconds => %(block_seconds)s::numeric, p_block_reason => %(block_reason)s)""",
+            page_id=page_id,
+            status=status,
+            response_ms=response_ms,
+            usage=None if usage is None else Jsonb(usage),
+            error_code=error_code,
+            error_subcode=error_subcode,
+            block_scope=block_scope,
+            block_seconds=block_seconds,
+            block_reason=block_reason,
+        )
+        return until
+
+    # Sync runs
+
+    async def begin_sync(
+        self,
+        *,
+        page_id: str,
+        mode: str,
+        owner: str,
+        lease_seconds: float = 15,
+        restart: bool = False,
+        request_id: str | None = None,
+    ) -> Begun:
+        return await self._one(
+            Begun,
+            """select * from convsync_api.begin_sync(p_page_id => %(page_id)s, p_mode => %(mode)s,
+               p_owner => %(owner)s, p_lease_seconds => %(lease_seconds)s::numeric,
+               p_restart => %(restart)s, p_request_id => %(request_id)s)""",
+            page_id=page_id,
+            mode=mode,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            restart=restart,
+            request_id=request_id,
+        )
+
+    async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int = 1) -> list[Work]:
+        return await self._all(
+            Work,
+            """select kind, thread_id, sender_id, last_cursor as cursor, walk_pass
+               from convsync_api.next_sync_work(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            limit=limit,
+        )
+
+    async def apply_sync_page(
+        self,
+        *,
+        page_id: str,
+        run_id: int,
+        fence: int,
+        kind: str,
+        thread_id: str,
+        cursor: str | None,
+        next_cursor: str | None,
+        observed_at: datetime,
+        facts: Sequence[Fact],
+        threads: Sequence[Json] = (),
+        unreadable: int = 0,
+        lease_seconds: float = 15,
+    ) -> Applied:
+        return await self._one(
+            Applied,
+            """select * from convsync_api.apply_sync_page(p_page_id => %(page_id)s,
+               p_run_id => %(run_id)s, p_fence => %(fence)s, p_kind => %(kind)s,
+               p_thread_id => %(thread_id)s, p_cursor => %(cursor)s, p_next_cursor => %(next_cursor)s,
+               p_observed_at => %(observed_at)s, p_facts => %(facts)s, p_threads => %(threads)s,
+               p_unreadable => %(unreadable)s, p_lease_seconds => %(lease_seconds)s::numeric)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            kind=kind,
+            thread_id=thread_id,
+            cursor=cursor,
+            next_cursor=next_cursor,
+            observed_at=observed_at,
+            facts=_facts(facts),
+            threads=Jsonb(list(threads)),
+            unreadable=unreadable,
+            lease_seconds=lease_seconds,
+        )
+
+    async def restart_sync_list(
+        self, *, page_id: str, run_id: int, fence: int, thread_id: str, cursor: str | None
+    ) -> int | None:
+        restarts: int | None = await self._value(
+            """select convsync_api.restart_sync_list(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_cursor => %(cursor)s, p_thread_id => %(thread_id)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            cursor=cursor,
+            thread_id=thread_id,
+        )
+        return restarts
+
+    async def fail_sync_batch(
+        self,
+        *,
+        page_id: str,
+        run_id: int,
+        fence: int,
+        kind: str,
+        thread_id: str,
+        cursor: str | None,
+        attempts: int,
+        error: Json,
+    ) -> int | None:
+        batch: int | None = await self._value(
+            """select convsync_api.fail_sync_batch(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_kind => %(kind)s, p_thread_id => %(thread_id)s,
+               p_cursor => %(cursor)s, p_attempts => %(attempts)s, p_error => %(error)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            kind=kind,
+            thread_id=thread_id,
+            cursor=cursor,
+            attempts=attempts,
+            error=Jsonb(error),
+        )
+        return batch
+
+    async def renew_sync_lease(
+        self, *, page_id: str, run_id: int, fence: int, lease_seconds: float = 15
+    ) -> datetime:
+        expiry: datetime = await self._value(
+            """select convsync_api.renew_sync_lease(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_lease_seconds => %(lease_seconds)s::numeric)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            lease_seconds=lease_seconds,
+        )
+        return expiry
+
+    async def pause_sync(
+        self, *, page_id: str, run_id: int, fence: int, reason: str, resume_after_seconds: float = 60
+    ) -> None:
+        await self._value(
+            """select convsync_api.pause_sync(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_reason => %(reason)s,
+               p_resume_after_seconds => %(resume_after_seconds)s::numeric)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            reason=reason,
+            resume_after_seconds=resume_after_seconds,
+        )
+
+    async def finish_sync(self, *, page_id: str, run_id: int, fence: int, failure: str | None = None) -> str:
+        """The status the run's ledger amounts to, or `failed` for the reason given."""
+        status: str = await self._value(
+            """select convsync_api.finish_sync(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_failure => %(failure)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            failure=failure,
+        )
+        return status
+
+    async def cancel_sync(self, *, page_id: str, run_id: int, fence: int | None = None) -> str:
+        status: str = await self._value(
+            """select convsync_api.cancel_sync(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+        )
+        return status
+
+    async def get_sync_run(self, *, run_id: int) -> Json:
+        run: Json = await self._value(
+            "select convsync_api.get_sync_run(p_run_id => %(run_id)s)", run_id=run_id
+        )
+        return run
+
+    async def resumable_syncs(self) -> list[Resumable]:
+        """The runs nobody carries that are due."""
+        return await self._all(Resumable, "select * from convsync_api.resumable_syncs()")
+
+    # The installation
+
+    async def schema_version(self) -> str | None:
+        version: str | None = await self._value("select convsync_api.schema_version()")
+        return version
+
+    async def health(self) -> Json:
+        """Whether the database keeps what it says it kept: its durable settings, and the schema's version."""
+        health: Json = await self._value("select convsync_api.health()")
+        return health
+
+
+def _facts(batch: Sequence[Fact]) -> Jsonb:
+    return Jsonb(facts.dump(batch), dumps=str)

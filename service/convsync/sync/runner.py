@@ -1,0 +1,412 @@
+"""The runner: holds a run's lease while the walker works, and ends the run honestly.
+
+However a run ends, its row says so: finished, paused (deadline, shutdown), or, when the database or
+the lease is gone, nothing, and then the lease expires and `resumable_syncs` offers the run to
+whoever asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from convsync.errors import (
+    AlreadyRunning,
+    ConvsyncError,
+    DatabaseUnavailable,
+    LeaseLost,
+    NotFound,
+    TryAgain,
+)
+from convsync.sync.calls import Caller, Control
+from convsync.sync.ports import Begun, Graph, SealedToken, SyncStore, Time
+from convsync.sync.retry import Backoff, patiently
+from convsync.sync.sizes import PageMemory
+from convsync.sync.walker import Walker
+
+_log = structlog.get_logger(__name__)
+
+_LANES: Final = {"full": "backfill", "incremental": "repair", "reconcile": "backfill"}
+_LAST_WORD_SECONDS: Final = 3.0
+_BEGIN_PATIENCE_SECONDS: Final = 10.0
+
+OpenToken = Callable[[str, bytes], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt at a run ended.
+
+    `status` is the run's own (`succeeded`, `partial`, `failed`, `paused`), or `lease_lost` if another
+    process carries it or it was cancelled, or `interrupted` if the database was away too long.
+    """
+
+    run_id: int
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """`calls_per_second` 0 means no limit. More `concurrency` loses more calls to a killed process.
+
+    `rest_seconds` is how long a run that met its deadline rests before `supervise` resumes it.
+    """
+
+    calls_per_second: float = 2.0
+    concurrency: int = 3
+    lease_seconds: float = 15.0
+    poll_seconds: float = 2.0
+    rest_seconds: float = 60.0
+
+
+class SyncRunner:
+    """Runs syncs of any number of Pages in one process.
+
+    `run` carries one sync to its end in the caller's task. `start` returns once it has begun and
+    leaves it to `supervise`, which also resumes what was paused or abandoned. `open_token` unseals
+    a Page token: `(page_id, sealed) -> token`.
+    """
+
+    def __init__(
+        self,
+        store: SyncStore,
+        graph: Graph,
+        open_token: OpenToken,
+        settings: RunnerSettings | None = None,
+        *,
+        time: Time | None = None,
+        backoff: Backoff | None = None,
+        owner: str | None = None,
+    ) -> None:
+        self._store = store
+        self._graph = graph
+        self._open_token = open_token
+        self._settings = settings if settings is not None else RunnerSettings()
+        self._time = time if time is not None else Time()
+        self._backoff = backoff if backoff is not None else Backoff()
+        self._owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._memory: dict[str, PageMemory] = {}
+        self._active: set[Control] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+        self._group: asyncio.TaskGroup | None = None
+        self._supervised = asyncio.Event()
+
+    async def run(
+        self,
+        page_id: str,
+        mode: str = "full",
+        *,
+        deadline_seconds: float | None = None,
+        restart: bool = False,
+        request_id: str | None = None,
+    ) -> Outcome:
+        """Begin (or resume) a sync and carry it until it ends, pauses or is lost.
+
+        Raises `AlreadyRunning` and `NotFound` from beginning it. Cancelling pauses the run.
+        """
+        begun = await self._begin(page_id, mode, restart, request_id)
+        return await self._carry(page_id, mode, begun, deadline_seconds, request_id)
+
+    async def start(
+        self,
+        page_id: str,
+        mode: str = "full",
+        *,
+        deadline_seconds: float | None = None,
+        restart: bool = False,
+        request_id: str | None = None,
+    ) -> Begun:
+        """Begin (or resume) a sync and leave it to `supervise`, which must be running.
+
+        Raises what `run` raises from beginning.
+        """
+        async with asyncio.timeout(5):
+            await self._supervised.wait()
+        begun = await self._begin(page_id, mode, restart, request_id)
+        self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
+        return begun
+
+    async def supervise(self) -> None:
+        """Own the runs of this process until cancelled, and resume those that nobody carries.
+
+        Cancelling it pauses every run it owns.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._supervised.set()
+            try:
+                while True:
+                    if not self._stopping:
+                        await self._resume()
+                    await self._time.sleep(self._settings.poll_seconds)
+            finally:
+                self._supervised.clear()
+                self._group = None
+
+    async def drain(self, seconds: float) -> bool:
+        """Begin nothing more, let the pages under way be applied, pause every run; true if all made it."""
+        self._stopping = True
+        for control in self._active:
+            control.stop("shutdown")
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _resume(self) -> None:
+        try:
+            waiting = await self._store.resumable_syncs()
+        except ConvsyncError as error:
+            _log.warning("resumable_syncs_unknown", error=type(error).__name__)
+            return
+        for page_id, mode in [(run.page_id, run.mode) for run in waiting]:
+            try:
+                begun = await self._begin(page_id, mode, False, None)
+            except AlreadyRunning:
+                continue
+            except ConvsyncError as error:
+                _log.warning("sync_not_resumed", page_id=page_id, mode=mode, error=str(error))
+                continue
+            self._leave_to_group(page_id, mode, begun, None, None)
+
+    def _leave_to_group(
+        self, page_id: str, mode: str, begun: Begun, deadline_seconds: float | None, request_id: str | None
+    ) -> None:
+        if self._group is None:
+            raise RuntimeError("supervise() is not running")
+        self._group.create_task(
+            self._carry(page_id, mode, begun, deadline_seconds, request_id), name=f"sync {begun.run_id}"
+        )
+
+    async def _begin(self, page_id: str, mode: str, restart: bool, request_id: str | None) -> Begun:
+        give_up = self._time.now() + _BEGIN_PATIENCE_SECONDS
+        return await patiently(
+            lambda: self._store.begin_sync(
+                page_id=page_id,
+                mode=mode,
+                owner=self._owner,
+                lease_seconds=self._settings.lease_seconds,
+                restart=restart,
+                request_id=request_id,
+            ),
+            until=lambda: give_up,
+            time=self._time,
+            backoff=self._backoff,
+        )
+
+    async def _carry(
+        self,
+        page_id: str,
+        mode: str,
+        begun: Begun,
+        deadline_seconds: float | None,
+        request_id: str | None,
+    ) -> Outcome:
+        """Carry a run that is ours. Never raises but when cancelled."""
+        log = _log.bind(page_id=page_id, run_id=begun.run_id, mode=mode, request_id=request_id)
+        log.info("sync_begun", resumed=begun.resumed)
+        now = self._time.now()
+        control = Control(
+            time=self._time,
+            lease_until=now + self._settings.lease_seconds,
+            deadline=None if deadline_seconds is None else now + deadline_seconds,
+            backoff=self._backoff,
+        )
+        if self._stopping:
+            control.stop("shutdown")
+        attempt = _Attempt(self, page_id, mode, begun, control, log)
+        self._active.add(control)
+        self._idle.clear()
+        try:
+            outcome = await attempt.carry()
+        finally:
+            self._active.discard(control)
+            if not self._active:
+                self._idle.set()
+        log.info("sync_ended", status=outcome.status, reason=outcome.reason)
+        return outcome
+
+
+class _Attempt:
+    """One process's hold on one run, from its beginning to its last word."""
+
+    def __init__(
+        self, runner: SyncRunner, page_id: str, mode: str, begun: Begun, control: Control, log: Any
+    ) -> None:
+        self._runner = runner
+        self._store = runner._store
+        self._settings = runner._settings
+        self._time = runner._time
+        self._page_id = page_id
+        self._mode = mode
+        self._run_id = begun.run_id
+        self._fence = begun.fence
+        self._control = control
+        self._log = log
+        self._sealed: bytes | None = None
+        self._known_valid = False
+
+    async def carry(self) -> Outcome:
+        lost = away = broken = False
+        try:
+            try:
+                await self._work()
+            except* LeaseLost:
+                lost = True
+            except* (TryAgain, DatabaseUnavailable):
+                away = True
+            except* Exception:
+                broken = True
+                self._log.exception("sync_broken")
+        except asyncio.CancelledError:
+            await self._last_word("shutdown")
+            raise
+        if lost:
+            return Outcome(self._run_id, "lease_lost")
+        if away:
+            return Outcome(self._run_id, "interrupted", "database_unavailable")
+        if broken:
+            self._control.stop("internal_error", failed=True)
+        try:
+            return await self._end()
+        except LeaseLost:
+            return Outcome(self._run_id, "lease_lost")
+        except (TryAgain, DatabaseUnavailable):
+            return Outcome(self._run_id, "interrupted", "database_unavailable")
+        except ConvsyncError:
+            self._log.exception("sync_not_ended")
+            return Outcome(self._run_id, "interrupted", "internal_error")
+        except asyncio.CancelledError:
+            await self._last_word("shutdown")
+            raise
+
+    async def _work(self) -> None:
+        """Walk, with the lease renewed all the while."""
+        async with asyncio.TaskGroup() as group:
+            renewal = group.create_task(self._renew(), name=f"lease {self._run_id}")
+            token = await self._token()
+            if token is not None:
+                await self._walker(token).walk()
+            renewal.cancel()
+
+    def _walker(self, token: str) -> Walker:
+        caller = Caller(
+            store=self._store,
+            graph=self._runner._graph,
+            page_id=self._page_id,
+            run_id=self._run_id,
+            fence=self._fence,
+            lane=_LANES.get(self._mode, "backfill"),
+            calls_per_second=self._settings.calls_per_second,
+            token=token,
+            control=self._control,
+        )
+        return Walker(
+            store=self._store,
+            caller=caller,
+            control=self._control,
+            page_id=self._page_id,
+            run_id=self._run_id,
+            fence=self._fence,
+            memory=self._runner._memory.setdefault(self._page_id, PageMemory()),
+            lease_seconds=self._settings.lease_seconds,
+            token_works=self._token_works,
+            reload_token=self._token_if_replaced,
+            concurrency=self._settings.concurrency,
+            log=self._log,
+        )
+
+    async def _token(self) -> str | None:
+        """Open the Page's token; without one the run fails, and says so."""
+        try:
+            kept = await self._kept_token()
+        except NotFound:
+            self._control.stop("page_removed", failed=True)
+            return None
+        if kept.sealed is None:
+            self._control.stop("token_missing", failed=True)
+            return None
+        try:
+            token = self._runner._open_token(self._page_id, kept.sealed)
+        except Exception as error:  # whatever the box raises, the token cannot be read
+            self._log.error("token_unreadable", error=type(error).__name__)
+            self._control.stop("token_unreadable", failed=True)
+            return None
+        self._sealed = kept.sealed
+        self._known_valid = kept.state == "valid"
+        return token
+
+    async def _kept_token(self) -> SealedToken:
+        return await self._control.patiently(lambda: self._store.page_token(page_id=self._page_id))
+
+    async def _token_if_replaced(self) -> str | None:
+        try:
+            kept = await self._kept_token()
+        except NotFound:
+            return None
+        return None if kept.sealed == self._sealed else await self._token()
+
+    async def _token_works(self) -> None:
+        """Graph answered: the token is valid, if nobody knew that yet."""
+        if self._known_valid or self._control.failed:
+            return
+        self._known_valid = True
+        with suppress(NotFound):
+            await self._control.patiently(
+                lambda: self._store.mark_token(page_id=self._page_id, state="valid", error=None)
+            )
+
+    async def _renew(self) -> None:
+        """Renew the lease, until cancelled; raise if it is lost."""
+        lease = self._settings.lease_seconds
+        while True:
+            await self._time.sleep(lease / 3)
+            asked = self._time.now()
+            await self._control.patiently(
+                lambda: self._store.renew_sync_lease(
+                    page_id=self._page_id, run_id=self._run_id, fence=self._fence, lease_seconds=lease
+                )
+            )
+            self._control.lease_until = asked + lease
+
+    async def _end(self) -> Outcome:
+        """Write down how the run ended, as long as the lease holds."""
+        reason = self._control.reason
+        if reason is not None and not self._control.failed:
+            await self._control.patiently(lambda: self._pause(reason))
+            return Outcome(self._run_id, "paused", reason)
+        status = await self._control.patiently(
+            lambda: self._store.finish_sync(
+                page_id=self._page_id, run_id=self._run_id, fence=self._fence, failure=reason
+            )
+        )
+        return Outcome(self._run_id, status, reason)
+
+    async def _pause(self, reason: str) -> None:
+        await self._store.pause_sync(
+            page_id=self._page_id,
+            run_id=self._run_id,
+            fence=self._fence,
+            reason=reason,
+            # After a shutdown the next process goes on at once; after a deadline somebody wanted a rest.
+            resume_after_seconds=0 if reason == "shutdown" else self._settings.rest_seconds,
+        )
+
+    async def _last_word(self, reason: str) -> None:
+        """Pause the run though we are being cancelled; if that fails, its lease simply expires."""
+        with suppress(ConvsyncError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                await self._pause(reason)

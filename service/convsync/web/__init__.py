@@ -1,0 +1,1 @@
+"""The HTTP face: routes, access, problem documents, streams and the console."""

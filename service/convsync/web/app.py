@@ -1,0 +1,121 @@
+"""The application: settings in, a service out. Everything it owns is opened and closed here, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp_jinja2
+import jinja2
+import structlog
+from aiohttp import web
+
+from convsync import errors
+from convsync.facts import Fact
+from convsync.graph.client import GraphClient
+from convsync.settings import Settings
+from convsync.store import Store, create_pool
+from convsync.sync.runner import RunnerSettings, SyncRunner
+from convsync.web import middlewares
+from convsync.web.routes import console, health, pages, sync, webhook
+from convsync.web.routing import ROUTES
+from convsync.web.state import COMMIT, GRAPH, LIFECYCLE, RUNNER, SETTINGS, STORE, TOKENS, Lifecycle
+from convsync.webhook.group_commit import GroupCommit
+
+# Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+DRAIN_SECONDS = 6.0
+
+_MODULES = (console, health, pages, sync, webhook)
+_log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings, service_url: str) -> web.Application:
+    """The service on the database at `service_url`, whose login needs no more than convsync_service."""
+    app = web.Application(
+        client_max_size=MAX_BODY_BYTES,
+        middlewares=[middlewares.request_id, middlewares.problems, middlewares.access],
+    )
+    app[SETTINGS] = settings
+    app[LIFECYCLE] = Lifecycle()
+    app[TOKENS] = settings.token_box()
+    app[middlewares.KEYS] = settings.keys()
+    app[middlewares.ACCESS] = {(route.method, route.path): route.access for route in ROUTES}
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, route.handler)
+    aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    app.cleanup_ctx.append(_database(service_url))
+    app.cleanup_ctx.append(_graph)
+    app.cleanup_ctx.append(_workers)
+    app.on_shutdown.append(_stop_taking)
+    return app
+
+
+def _database(url: str):  # type: ignore[no-untyped-def] # aiohttp's own callback type
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        pool = create_pool(url, size=app[SETTINGS].pool_max, name="serve")
+        # Not waited for: the service answers (not ready, 503) while its database is away.
+        await pool.open(wait=False)
+        app[STORE] = Store(pool)
+        yield
+        await pool.close()
+
+    return context
+
+
+async def _graph(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    secret = settings.app_secret.get_secret_value() if settings.app_secret else None
+    async with GraphClient(settings.graph_url, settings.graph_version, secret) as client:
+        app[GRAPH] = client
+        yield
+
+
+async def _workers(app: web.Application) -> AsyncIterator[None]:
+    store, settings = app[STORE], app[SETTINGS]
+
+    async def ingest(facts: Sequence[Fact]) -> None:
+        await store.ingest(facts, "webhook")
+
+    commit = GroupCommit(ingest, is_poison=errors.is_poison, is_transient=errors.is_transient)
+    runner = SyncRunner(
+        store,
+        app[GRAPH],
+        app[TOKENS].open,
+        RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+    )
+    app[COMMIT], app[RUNNER] = commit, runner
+    async with asyncio.TaskGroup() as group:
+        committing = group.create_task(commit.run(), name="group commit")
+        supervising = group.create_task(runner.supervise(), name="sync supervisor")
+        yield
+        # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
+        await commit.close(DRAIN_SECONDS)
+        await runner.drain(DRAIN_SECONDS)
+        supervising.cancel()
+        with suppress(asyncio.CancelledError):
+            await supervising
+        await committing
+
+
+async def _stop_taking(app: web.Application) -> None:
+    app[LIFECYCLE].stopping = True
+
+
+async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
+    """Start listening; the caller cleans the returned runner up. `runner.addresses` has the port."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS, handle_signals=False)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner

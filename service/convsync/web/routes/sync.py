@@ -1,0 +1,150 @@
+"""Syncs: begin one, watch it, read it, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from convsync.errors import NotFound
+from convsync.facts import Json
+from convsync.settings import find_key
+from convsync.sync.modes import AVAILABLE_MODES
+from convsync.sync.ports import Begun
+from convsync.web import sse, tickets
+from convsync.web.middlewares import KEYS, presented_key
+from convsync.web.routes.pages import PageId
+from convsync.web.routing import (
+    KEY,
+    REQUEST_ID,
+    BadRequest,
+    ModeUnavailable,
+    Unauthorized,
+    allowed_page,
+    read_body,
+    route,
+)
+from convsync.web.state import LIFECYCLE, RUNNER, STORE
+
+_LONGEST_WAIT = 3600.0
+
+
+class NewSync(BaseModel):
+    """The body that begins a sync."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    page_id: PageId
+    mode: Literal["full", "incremental", "reconcile"] = "full"
+    deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
+    restart: bool = False
+
+
+class NewTicket(BaseModel):
+    """The body of POST /api/stream-tickets."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    run_id: int = Field(gt=0, lt=2**63)
+
+
+async def _begin(request: web.Request) -> Begun:
+    body = await read_body(request, NewSync)
+    page_id = allowed_page(request, body.page_id)
+    if body.mode not in AVAILABLE_MODES:
+        raise ModeUnavailable(f"{body.mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
+    return await request.app[RUNNER].start(
+        page_id,
+        body.mode,
+        deadline_seconds=body.deadline_seconds,
+        restart=body.restart,
+        request_id=request[REQUEST_ID],
+    )
+
+
+async def _visible_run(request: web.Request, run_id: int) -> Json:
+    run = await request.app[STORE].get_sync_run(run_id=run_id)
+    key = request.get(KEY)
+    if key is not None and key.pages and run["page_id"] not in key.pages:
+        raise NotFound(f"there is no run {run_id}")
+    return run
+
+
+def _run_id(text: str | None) -> int:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise BadRequest("run_id must be a number")
+    return int(text)
+
+
+@route("POST", "/api/conversations/sync", access="operate")
+async def begin(request: web.Request) -> web.Response:
+    """202 with the run; with ?wait=SECONDS, 200 with the ended run if it ends in that time."""
+    wait = request.query.get("wait")
+    try:
+        seconds = 0.0 if wait is None else float(wait)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST_WAIT:
+        raise BadRequest(f"wait must be between 0 and {_LONGEST_WAIT:.0f} seconds")
+    begun = await _begin(request)
+    run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while run["status"] not in sse.ENDED and loop.time() < until:
+        await asyncio.sleep(min(sse.POLL_SECONDS, max(until - loop.time(), 0)))
+        run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
+    return web.json_response(
+        {**run, "resumed": begun.resumed}, status=200 if run["status"] in sse.ENDED else 202
+    )
+
+
+@route("POST", "/api/conversations/sync-stream", access="operate")
+async def begin_and_watch(request: web.Request) -> web.StreamResponse:
+    """Begin a sync and stream it."""
+    begun = await _begin(request)
+    return await _watch(request, begun.run_id, 0)
+
+
+@route("GET", "/api/conversations/sync-stream", access="public")
+async def watch(request: web.Request) -> web.StreamResponse:
+    """Stream a run, from Last-Event-ID on. An API key, or a ticket for this run, opens it."""
+    run_id = _run_id(request.query.get("run_id"))
+    keys = request.app[KEYS]
+    ticket = request.query.get("ticket")
+    key = tickets.redeem(keys, ticket, run_id) if ticket else find_key(keys, presented_key(request))
+    if key is None:
+        raise Unauthorized("send an API key as `Authorization: Bearer KEY`, or a stream ticket")
+    request[KEY] = key
+    last = request.headers.get("Last-Event-ID", "")
+    after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else 0
+    await _visible_run(request, run_id)
+    return await _watch(request, run_id, after)
+
+
+async def _watch(request: web.Request, run_id: int, after: int) -> web.StreamResponse:
+    store, lifecycle = request.app[STORE], request.app[LIFECYCLE]
+    events = sse.run_events(lambda: store.get_sync_run(run_id=run_id), after)
+    return await sse.stream(request, events, request[REQUEST_ID], stopping=lambda: lifecycle.stopping)
+
+
+@route("POST", "/api/stream-tickets", access="read")
+async def ticket(request: web.Request) -> web.Response:
+    """A 60-second ticket for one stream."""
+    body = await read_body(request, NewTicket)
+    await _visible_run(request, body.run_id)
+    issued = tickets.issue(request[KEY], body.run_id)
+    return web.json_response({"ticket": issued, "expires_in": tickets.LIFETIME_SECONDS}, status=201)
+
+
+@route("GET", "/api/sync-runs/{run_id}", access="read")
+async def get_run(request: web.Request) -> web.Response:
+    return web.json_response(await _visible_run(request, _run_id(request.match_info["run_id"])))
+
+
+@route("POST", "/api/sync-runs/{run_id}/cancel", access="operate")
+async def cancel(request: web.Request) -> web.Response:
+    run = await _visible_run(request, _run_id(request.match_info["run_id"]))
+    await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
+    return web.json_response(await _visible_run(request, int(run["run_id"])))

@@ -1,0 +1,49 @@
+"""Meta's webhook: 200 only when every event of the delivery is committed, or kept as a dead letter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import structlog
+from aiohttp import web
+
+from convsync.errors import DatabaseUnavailable
+from convsync.web.routing import BadRequest, Forbidden, route
+from convsync.web.state import COMMIT, SETTINGS
+from convsync.webhook.group_commit import RefusedError
+from convsync.webhook.payload import UnreadableError, parse
+from convsync.webhook.signature import verification_challenge, verify
+
+_log = structlog.get_logger(__name__)
+
+
+@route("GET", "/api/webhook", access="public")
+async def subscribe(request: web.Request) -> web.Response:
+    """Meta asks whether this address is meant: the bare challenge, or 403."""
+    expected = request.app[SETTINGS].verify_token
+    challenge = verification_challenge(request.query, expected.get_secret_value() if expected else "")
+    if challenge is None:
+        raise Forbidden("the verify token is not the one that was configured")
+    return web.Response(text=challenge, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@route("POST", "/api/webhook", access="public")
+async def deliver(request: web.Request) -> web.Response:
+    """One delivery: verified on its raw bytes, committed, then answered."""
+    received_at = datetime.now(UTC)
+    raw = await request.read()
+    secret = request.app[SETTINGS].app_secret
+    secrets = [secret.get_secret_value()] if secret else []
+    if not verify(raw, request.headers.get("X-Hub-Signature-256"), secrets):
+        raise Forbidden("X-Hub-Signature-256 is missing or wrong")
+    try:
+        delivery = parse(raw, received_at)
+    except UnreadableError as error:
+        raise BadRequest(str(error)) from None
+    if delivery.unknown:
+        _log.warning("schema_drift", where="webhook", unknown=sorted(set(delivery.unknown))[:20])
+    try:
+        await request.app[COMMIT].submit(delivery)
+    except RefusedError as error:
+        raise DatabaseUnavailable(f"the delivery is not stored yet: {error}") from error
+    return web.Response(text="EVENT_RECEIVED")

@@ -1,0 +1,93 @@
+"""The route table: each handler says where it is and who may call it, or it is not a route.
+
+`access` is one of: `public` (a signature or nothing guards it), `read` and `operate` (an API key of that
+role, `operate` includes `read`). A key limited to Pages gets 404 outside them: `allowed_page` sees to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from convsync.errors import ConvsyncError, InvalidArgument, NotFound
+from convsync.settings import ApiKey
+
+Access = Literal["public", "read", "operate"]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Model = TypeVar("Model", bound=BaseModel)
+
+KEY: web.RequestKey[ApiKey] = web.RequestKey("api_key", ApiKey)
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    access: Access
+    handler: Handler
+
+
+ROUTES: list[Route] = []
+
+
+def route(method: str, path: str, *, access: Access) -> Callable[[Handler], Handler]:
+    """Register a handler."""
+
+    def register(handler: Handler) -> Handler:
+        ROUTES.append(Route(method, path, access, handler))
+        return handler
+
+    return register
+
+
+class Unauthorized(ConvsyncError):
+    code, status, title = "unauthorized", 401, "An API key is needed"
+
+
+class Forbidden(ConvsyncError):
+    code, status, title = "forbidden", 403, "Not with this key"
+
+
+class BadRequest(ConvsyncError):
+    code, status, title = "bad_request", 400, "Bad request"
+
+
+class ModeUnavailable(ConvsyncError):
+    code, status, title = "mode_unavailable", 422, "Mode not available"
+
+
+def allowed_page(request: web.Request, page_id: str) -> str:
+    """The Page's id, if the caller's key may see it; otherwise the Page does not exist for it."""
+    key = request.get(KEY)
+    if key is not None and key.pages and page_id not in key.pages:
+        raise NotFound(f"there is no Page {page_id}")
+    return page_id
+
+
+def sees_page(request: web.Request, page_id: str) -> bool:
+    key = request.get(KEY)
+    return key is None or not key.pages or page_id in key.pages
+
+
+async def read_body(request: web.Request, model: type[Model]) -> Model:
+    """The request's JSON body as `model`; an error names the field and says what is wrong with it."""
+    raw = await request.read()
+    try:
+        return model.model_validate_json(raw or b"{}")
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        if problems and problems[0]["type"] == "json_invalid":
+            raise BadRequest("the body is not JSON") from None
+        field = ".".join(str(part) for part in problems[0]["loc"])
+        what = problems[0]["msg"]
+        raise InvalidArgument(f"{field}: {what}" if field else what, detail={"field": field}) from None
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(16)

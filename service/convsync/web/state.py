@@ -1,0 +1,30 @@
+"""What the handlers use, by its key in the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from convsync.graph.client import GraphClient
+from convsync.settings import Settings
+from convsync.store import Store
+from convsync.sync.runner import SyncRunner
+from convsync.tokens import TokenBox
+from convsync.webhook.group_commit import GroupCommit
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """`stopping` from the moment the service was asked to end: not ready any more, but still answering."""
+
+    stopping: bool = False
+
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
+STORE: web.AppKey[Store] = web.AppKey("store", Store)
+GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
+TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
+COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
+RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)

@@ -1,0 +1,130 @@
+"""Who waits for the group commit: bounded in all, bounded per Page, served in turn. No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from convsync.facts import DeadLetter, Fact
+
+Key = tuple[str, str]
+
+
+class RefusedError(Exception):
+    """The delivery is not known to be committed: HTTP 503, and Meta sends it again."""
+
+
+class QueueFull(RefusedError):
+    """Too much is waiting, in all or for one Page. Nothing of the delivery was taken."""
+
+
+class TookTooLong(RefusedError):
+    """The patience is over. The commit may still follow, which makes the repetition harmless."""
+
+
+class Unavailable(RefusedError):
+    """The database is away, or the service is stopping."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One delivery on its way. `outcome` resolves to None after the commit, else to the refusal.
+
+    `abandoned`: its submitter has already been told that it took too long.
+    """
+
+    facts: Sequence[Fact]
+    weights: Mapping[str, int]
+    deadline: float
+    outcome: asyncio.Future[RefusedError | None]
+    abandoned: bool = False
+
+    def conversations(self) -> set[Key]:
+        """(page_id, sender_id) of the conversations it touches."""
+        return {(fact.page_id, fact.sender_id) for fact in self.facts if not isinstance(fact, DeadLetter)}
+
+
+class WaitingRoom:
+    """The deliveries accepted and not yet settled, and those of them that still queue.
+
+    Its measure is the fact: at most `max_waiting` are held, wherever they are, and at most half of that
+    for one Page. A delivery larger than its bound is taken if nothing else is held against it.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._queues: OrderedDict[str, deque[Entry]] = OrderedDict()  # the first Page is served next
+        self._open: set[Entry] = set()
+        self._held: Counter[str] = Counter()
+        self.held = 0
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    def __bool__(self) -> bool:
+        """Whether anything queues."""
+        return bool(self._queues)
+
+    def enter(
+        self, facts: Sequence[Fact], deadline: float, outcome: asyncio.Future[RefusedError | None]
+    ) -> Entry:
+        """Take a delivery in. Raises QueueFull."""
+        weights = _weights(facts)
+        full = self.held and self.held + len(facts) > self._max_waiting
+        half = self._max_waiting // 2
+        if full or any(self._held[page] and self._held[page] + more > half for page, more in weights.items()):
+            raise QueueFull("too many facts are waiting" + ("" if full else " for one Page"))
+        entry = Entry(facts, weights, deadline, outcome)
+        self._open.add(entry)
+        self._held.update(weights)
+        self.held += len(facts)
+        self.empty.clear()
+        self._queues.setdefault(max(weights, key=weights.__getitem__), deque()).append(entry)
+        return entry
+
+    def take(self, max_facts: int, unwanted: Callable[[Entry], bool]) -> list[Entry]:
+        """The next batch: one delivery of each Page in turn, until it is full.
+
+        What is `unwanted` leaves the queue too, but is not in the batch: the caller has seen to it.
+        """
+        batch: list[Entry] = []
+        size = 0
+        while self._queues:
+            page, queue = next(iter(self._queues.items()))
+            entry = queue[0]
+            if batch and size + len(entry.facts) > max_facts:
+                break  # this Page stays first, so the next batch begins with it
+            queue.popleft()
+            if queue:
+                self._queues.move_to_end(page)
+            else:
+                del self._queues[page]
+            if not unwanted(entry):
+                batch.append(entry)
+                size += len(entry.facts)
+        return batch
+
+    def settle(self, entry: Entry, refusal: RefusedError | None) -> bool:
+        """Answer the submitter and give the room back; false if that was done before."""
+        if entry not in self._open:
+            return False
+        self._open.discard(entry)
+        self._held.subtract(entry.weights)
+        for page in entry.weights:
+            if not self._held[page]:
+                del self._held[page]
+        self.held -= len(entry.facts)
+        entry.outcome.set_result(refusal)
+        if not self._open:
+            self.empty.set()
+        return True
+
+    def clear(self) -> list[Entry]:
+        """Let nothing queue any more; answers everything that is not settled."""
+        self._queues.clear()
+        return list(self._open)
+
+
+def _weights(facts: Iterable[Fact]) -> Mapping[str, int]:
+    return Counter(fact.page_id for fact in facts)
