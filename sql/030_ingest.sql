@@ -203,7 +203,8 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_inserted text[];
-  v_amended boolean;
+  v_amended bigint;
+  v_taken_over bigint;
   v_rest convsync.fact[];
   v_round integer;
   v_deltas convsync.conversation_delta[];
@@ -232,16 +233,19 @@ begin
     returning e.page_id, e.message_id, e.conversation_id, e.event_type, e.in_thread, e.deleted_at,
       e.num_edit is not null or e.unsent_at is not null or e.reaction_marks is not null as amended
   )
-  select array_agg(i.page_id || ' ' || i.message_id), bool_or(i.amended),
+  select array_agg(i.page_id || ' ' || i.message_id), count(*) filter (where i.amended),
     array_agg(row(i.page_id, i.conversation_id, i.event_type, 1, 0,
       (i.in_thread and i.deleted_at is null)::integer)::convsync.conversation_delta)
   into v_inserted, v_amended, v_deltas
   from inserted i;
 
-  if v_amended then
-    delete from convsync.pending_amendments a
-    using unnest(p_facts) f
-    where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
+  delete from convsync.pending_amendments a
+  using unnest(p_facts) f
+  where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
+  get diagnostics v_taken_over = row_count;
+  if v_taken_over <> v_amended then
+    -- It committed while our insert waited for it, from somebody who takes the message for another person's.
+    raise exception 'a message was amended meanwhile, try again' using errcode = '40001';
   end if;
 
   -- What was there before, or came twice in this call.
@@ -328,6 +332,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_amendments convsync.fact[];
+  v_awaited text[];
   v_round integer;
   v_deltas convsync.conversation_delta[];
   v_more convsync.conversation_delta[];
@@ -343,6 +348,29 @@ begin
     from unnest(p_facts) a
     where a.kind in ('edit', 'reaction', 'unsend')
   ) f;
+
+  -- Somebody may be bringing the message at this moment, as another person's and so under another lock. Its key is taken
+  -- and given back: one of the two waits for the other, and then sees what it did.
+  with awaited as (
+    insert into convsync.contact_interaction_events as e
+      (page_id, message_id, conversation_id, event_type, direction, event_timestamp, source)
+    select f.page_id, f.message_id, k.conversation_id, 'unknown', 'in', f.at, 'webhook'
+    from unnest(v_amendments) f
+    join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
+    where f.round = 1
+      and not exists (
+        select from convsync.contact_interaction_events o where o.page_id = f.page_id and o.message_id = f.message_id
+      )
+    order by f.page_id collate "C", f.message_id collate "C"
+    on conflict on constraint contact_interaction_events_pkey do nothing
+    returning e.page_id, e.message_id
+  )
+  select array_agg(a.page_id || ' ' || a.message_id) into v_awaited
+  from awaited a;
+  delete from convsync.contact_interaction_events e
+  using unnest(v_amendments) f
+  where f.round = 1 and e.page_id = f.page_id and e.message_id = f.message_id
+    and f.page_id || ' ' || f.message_id = any (v_awaited);
   perform convsync_api._require_owners(v_amendments, p_keys);
 
   for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop

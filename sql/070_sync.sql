@@ -420,11 +420,14 @@ begin
   if p_failure is not null then
     v_status := 'failed';
     v_reason := p_failure;
+  elsif exists (
+    select from convsync.sync_cursors s
+    where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
+  ) then
+    raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
     v_status := 'partial';
     v_reason := 'failed_batches';
-  elsif exists (select from convsync.sync_cursors s where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed) then
-    raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
   else
     v_status := 'succeeded';
   end if;

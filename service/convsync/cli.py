@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec
 
 import click
@@ -23,12 +23,11 @@ from psycopg import conninfo
 from pydantic import ValidationError
 
 from convsync import __version__
-from convsync.console import Table, progress, stdout
+from convsync.console import Table, progress, show_pages, show_run, stdout
 from convsync.database import installer
 from convsync.database.bootstrap import Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database
-from convsync.facts import Json
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
 from convsync.observe.logging import configure
@@ -73,22 +72,40 @@ def command(work: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, N
 
 
 def load_settings() -> Settings:
-    """The settings; a wrong one is named, its value never shown."""
+    """The settings, and logging as they say; a wrong one is named, its value never shown."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = [
             f"CONVSYNC_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
             for item in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise click.UsageError("; ".join(lines)) from None
+    configure(settings.log_format)
+    return settings
 
 
 def print_json(document: object) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
 
 
-as_json = click.option("--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else there.")
+as_json = click.option(
+    "--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else there."
+)
+calls_option = partial(
+    click.option,
+    "--calls-per-second",
+    type=click.FloatRange(0, 1000),
+    show_default=True,
+    help="Per Page; 0: no limit.",
+)
+messages_option = click.option(
+    "--messages",
+    type=click.FloatRange(1, 10_000),
+    default=30.0,
+    show_default=True,
+    help="Mean per conversation.",
+)
 
 
 @asynccontextmanager
@@ -109,19 +126,16 @@ def graph_client(settings: Settings) -> GraphClient:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="convsync")
-@click.pass_context
-def main(context: click.Context) -> None:
+def main() -> None:
     """An exact, provable mirror of a Facebook Page's Messenger conversations in PostgreSQL."""
-    if context.invoked_subcommand != "psql":
-        configure(load_settings().log_format)
 
 
 @main.command()
 @click.option("--once", is_flag=True, help="End after the sync and a burst of webhooks, with the verdict.")
 @click.option("--conversations", type=click.IntRange(1, 1_000_000), default=200, show_default=True)
-@click.option("--messages", type=click.FloatRange(1, 10_000), default=30.0, show_default=True, help="Mean per conversation.")
+@messages_option
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--calls-per-second", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="0: no limit.")
+@calls_option(default=0.0)
 @as_json
 @command
 async def demo(
@@ -131,7 +145,11 @@ async def demo(
     from convsync.demo import Demo, Options
 
     options = Options(
-        once=once, conversations=conversations, messages=messages, seed=seed, calls_per_second=calls_per_second
+        once=once,
+        conversations=conversations,
+        messages=messages,
+        seed=seed,
+        calls_per_second=calls_per_second,
     )
     verdict = await Demo(load_settings(), options, quiet=json_).run()
     if json_:
@@ -208,11 +226,13 @@ async def migrate(check: bool, json_: bool) -> int:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 asks for a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8089, show_default=True, help="0 asks for a free one."
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--conversations", type=click.IntRange(0), default=1000, show_default=True)
-@click.option("--messages", type=click.FloatRange(0), default=30.0, show_default=True, help="Mean per conversation.")
-@click.option("--calls-per-second", type=click.FloatRange(0), default=2.0, show_default=True, help="0: no limit.")
+@messages_option
+@calls_option(default=2.0)
 @click.option("--webhooks-to", metavar="URL", help="Where signed webhooks go.")
 @click.option("--traffic", type=click.FloatRange(0), default=0.0, help="Live events per second.")
 def simulate(**options: Any) -> None:
@@ -321,15 +341,22 @@ def page_new_key() -> None:
 
 async def open_token(store: Store, settings: Settings, page_id: str) -> str:
     sealed = await store.page_token(page_id=page_id)
-    if sealed is None:
+    if sealed.sealed is None:
         raise Failure(f"Page {page_id} has no token: convsync page add {page_id} --token-stdin")
     return settings.token_box().open(page_id, sealed.sealed)
 
 
 @main.command()
 @click.argument("page_id")
-@click.option("--mode", type=click.Choice(["full", "incremental", "reconcile"]), default="full", show_default=True)
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Pause after this long.")
+@click.option(
+    "--mode", type=click.Choice(["full", "incremental", "reconcile"]), default="full", show_default=True
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Pause after this long.",
+)
 @click.option("--restart", is_flag=True, help="Begin anew instead of going on with a paused run.")
 @click.option("--wait", is_flag=True, help="If a sync of this kind runs already, watch that one to its end.")
 @as_json
@@ -389,7 +416,9 @@ async def status(page_id: str | None, json_: bool) -> None:
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
         version = await store.schema_version()
     if json_:
-        print_json(pages[0] if page_id else {"release": __version__, "schema_version": version, "pages": pages})
+        print_json(
+            pages[0] if page_id else {"release": __version__, "schema_version": version, "pages": pages}
+        )
     else:
         show_pages(pages)
 
@@ -426,44 +455,17 @@ async def psql(arguments: tuple[str, ...]) -> int:
     async with open_database(load_settings(), migrate=False) as urls:
         parts = conninfo.conninfo_to_dict(urls.owner)
         password = parts.pop("password", None)
+        target = conninfo.make_conninfo("", **parts)
         # A command line can be read by everybody on the machine; an environment by its owner only.
         environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
         program = str(urls.psql) if urls.psql else "psql"
         ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's
         try:
-            done = subprocess.run(  # noqa: ASYNC221 - nothing else runs here meanwhile
-                [program, conninfo.make_conninfo(**parts), *arguments], env=environment, check=False
+            done = subprocess.run(  # noqa: ASYNC221, S603 - nothing else runs here; psql's own arguments
+                [program, target, *arguments], env=environment, check=False
             )
         except FileNotFoundError:
             raise Failure("psql is not installed here (Debian: postgresql-client)") from None
         finally:
             signal.signal(signal.SIGINT, ignored)
         return done.returncode
-
-
-def show_pages(pages: list[Json]) -> None:
-    table = Table("Page", "Name", "Token", "Conversations", "Messages", "Last sync", "Dead letters", "Last webhook")
-    for document in pages:
-        run = document["last_run"]
-        table.add_row(
-            document["page_id"],
-            document["name"] or "",
-            document["token"],
-            str(document["conversations"]),
-            str(document["messages"]),
-            f"{run['mode']} {run['status']}" if run else "none yet",
-            str(document["dead_letters"]),
-            document["last_webhook_at"] or "none yet",
-        )
-    stdout.print(table)
-
-
-def show_run(run: Json) -> None:
-    reason = f" ({run['reason']})" if run["reason"] else ""
-    stdout.print(
-        f"run {run['run_id']}: {run['status']}{reason}; {run['conversations_seen']} conversations read, "
-        f"{run['messages_added']} messages added, {run['calls']} calls",
-        highlight=False,
-    )
-    for batch in run["failed_batches"]:
-        stdout.print(f"  batch {batch['batch']}: {batch['error'].get('message', '')}", highlight=False)

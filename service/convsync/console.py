@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table as RichTable
 
 from convsync.facts import Json
@@ -73,3 +80,33 @@ async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
     )
     with display:
         yield Bar(display)
+
+
+def show_pages(pages: list[Json]) -> None:
+    table = Table(
+        "Page", "Name", "Token", "Conversations", "Messages", "Last sync", "Dead letters", "Last webhook"
+    )
+    for document in pages:
+        run = document["last_run"]
+        table.add_row(
+            document["page_id"],
+            document["name"] or "",
+            document["token"],
+            str(document["conversations"]),
+            str(document["messages"]),
+            f"{run['mode']} {run['status']}" if run else "none yet",
+            str(document["dead_letters"]),
+            document["last_webhook_at"] or "none yet",
+        )
+    stdout.print(table)
+
+
+def show_run(run: Json) -> None:
+    reason = f" ({run['reason']})" if run["reason"] else ""
+    stdout.print(
+        f"run {run['run_id']}: {run['status']}{reason}; {run['conversations_seen']} conversations read, "
+        f"{run['messages_added']} messages added, {run['calls']} calls",
+        highlight=False,
+    )
+    for batch in run["failed_batches"]:
+        stdout.print(f"  batch {batch['batch']}: {batch['error'].get('message', '')}", highlight=False)

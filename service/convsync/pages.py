@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from datetime import datetime
 
 from convsync.graph.client import GraphAnswer, GraphClient
 from convsync.graph.errors import ErrorClass, GraphError
@@ -31,9 +30,12 @@ WEBHOOK_FIELDS = (
 
 async def granted(
     store: Store, page_id: str, calls_per_second: float, call: Callable[[], Awaitable[GraphAnswer]]
-) -> GraphAnswer:
-    """Make one call in the Page's budget, live lane, and record what came of it."""
-    while (grant := await store.acquire_call(page_id=page_id, lane="live", calls_per_second=calls_per_second)).wait_ms:
+) -> tuple[GraphAnswer, datetime]:
+    """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted."""
+    while True:
+        grant = await store.acquire_call(page_id=page_id, lane="live", calls_per_second=calls_per_second)
+        if grant.granted_at is not None:
+            break
         await asyncio.sleep(grant.wait_ms / 1000)
     try:
         answer = await call()
@@ -41,31 +43,31 @@ async def granted(
         await store.record_call(
             page_id=page_id,
             status=error.http_status,
-            response_ms=error.ms or 0,
+            response_ms=error.ms,
             error_code=error.code,
             error_subcode=error.subcode,
-            block_scope=error.scope,
-            block_seconds=error.block_seconds,
-            block_reason=str(error) if error.scope else None,
+            block_scope=error.block_scope,
+            block_seconds=error.block_seconds if error.block_scope else None,
+            block_reason=error.message if error.block_scope else None,
         )
         raise
     await store.record_call(page_id=page_id, status=answer.status, response_ms=answer.ms)
-    return answer
+    return answer, grant.granted_at
 
 
 async def check_token(
     store: Store, graph: GraphClient, page_id: str, token: str, calls_per_second: float
 ) -> str | None:
-    """Ask Graph for the Page with its token. Records a token as valid or invalid; why it is not accepted, or None.
+    """Ask Graph for the Page with its token and record what it says of it; why it is refused, or None.
 
     Anything but a verdict on the token (Graph away, throttled) leaves it unchecked.
     """
     try:
-        answer = await granted(
+        answer, _ = await granted(
             store, page_id, calls_per_second, lambda: graph.get(page_id, {"fields": "id,name"}, token)
         )
     except GraphError as error:
-        if error.kind in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
+        if error.error_class in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
             await store.mark_token(page_id=page_id, state="invalid", error=str(error))
         return str(error)
     await store.mark_token(page_id=page_id, state="valid")
@@ -86,7 +88,7 @@ async def subscribe(
         calls_per_second,
         lambda: graph.post(path, {"subscribed_fields": ",".join(WEBHOOK_FIELDS)}, token),
     )
-    answer = await granted(store, page_id, calls_per_second, lambda: graph.get(path, {}, token))
+    answer, _ = await granted(store, page_id, calls_per_second, lambda: graph.get(path, {}, token))
     apps = answer.data.get("data")
     fields: list[str] = []
     for app in apps if isinstance(apps, list) else []:

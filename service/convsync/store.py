@@ -76,6 +76,8 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
+    """A Page's token as it is stored (None: it has none); only `TokenBox.open` makes a token of it."""
+
     sealed: bytes | None
     key_id: str | None
     state: str

@@ -111,6 +111,14 @@ async def test_fields_with_braces_arrive_as_they_were_meant() -> None:
     assert server.requests[0].query["fields"] == fields
 
 
+async def test_a_post_is_a_call_like_any_other() -> None:
+    async with Server(answers({"success": "true"})) as server, GraphClient(server.url) as graph:
+        answer = await graph.post("1/subscribed_apps", {"subscribed_fields": "messages"}, TOKEN)
+    assert answer.data == {"success": "true"}
+    request = server.requests[0]
+    assert (request.method, request.query["subscribed_fields"]) == ("POST", "messages")
+
+
 async def test_an_id_from_outside_cannot_reach_another_path() -> None:
     assert node_path("t_1:2", "messages") == "t_1:2/messages"
     assert node_path("../me?x=1#y", "messages") == "..%2Fme%3Fx%3D1%23y/messages"

@@ -201,6 +201,18 @@ def test_numbers_for_ids_are_the_same_ids() -> None:
     assert (only(page, Message)[0].sender_id, only(page, Message)[0].direction) == (ANNA, "out")
 
 
+def test_a_customer_without_id_keeps_the_name_on_the_threads_own_key() -> None:
+    page = listed(thread(participants=[{"name": "Anna"}, person(PAGE)]))
+    [found] = only(page, Thread)
+    assert (found.sender_id, found.fields["name"]) == ("thread:t_1", "Anna")
+    assert [letter.reason for letter in only(page, DeadLetter)] == ["participants[0].id: missing (t_1)"]
+
+
+def test_of_several_customers_without_id_none_lends_the_thread_a_name() -> None:
+    [found] = only(listed(thread(participants=[{"name": "Anna"}, {"name": "Ben"}, person(PAGE)])), Thread)
+    assert found.fields["name"] is None
+
+
 def test_somebody_listed_twice_is_one_person_with_a_name() -> None:
     [found] = only(listed(thread(participants=[{"id": ANNA}, person(ANNA, "Anna")])), Thread)
     assert found.fields["name"] == "Anna"

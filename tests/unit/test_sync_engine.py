@@ -142,6 +142,7 @@ class Store:
         self.fence = 0
         self.renewals = 0
         self.resume_after: float | None = None
+        self.slow_answers = 0.0
         self.trouble: dict[str, list[ConvsyncError]] = {}
         """Errors the named functions raise before they work again."""
 
@@ -166,7 +167,10 @@ class Store:
         await self._enter("next_sync_work", fence)
         rows = [row for row in self.work.values() if not row.done and not row.failed]
         rows.sort(key=lambda row: row.kind, reverse=True)
-        return [Work(row.kind, row.thread_id, row.sender_id, row.cursor) for row in rows[:limit]]
+        found = [Work(row.kind, row.thread_id, row.sender_id, row.cursor) for row in rows[:limit]]
+        if self.slow_answers:
+            await self.clock.sleep(self.slow_answers)
+        return found
 
     async def apply_sync_page(self, **page: Any) -> Applied:
         await self._enter("apply_sync_page", page["fence"])
@@ -403,6 +407,14 @@ async def test_calls_go_on_side_by_side_but_never_more_than_allowed(clock: Clock
     assert it.store.messages == it.graph.all_messages()
 
 
+async def test_a_page_applied_while_the_next_work_is_asked_for_is_not_read_again(clock: Clock) -> None:
+    it = world(clock, [1000] * 4)
+    it.store.slow_answers = 0.13
+    await it.run()
+    assert it.store.messages == it.graph.all_messages()
+    assert len(it.graph.calls) == 1 + 4 * 9
+
+
 async def test_an_empty_page_with_next_does_not_end_the_list(clock: Clock) -> None:
     it = world(clock, [2] * 30)
     honest = it.graph._page
@@ -505,6 +517,22 @@ async def test_too_much_data_is_halved_and_never_asked_for_twice(clock: Clock) -
     assert [limit for _, limit in refused[:3]] == [25, 12, 6]
     # growing again was tried, and less and less often
     assert 3 < len(refused) < 8
+
+
+async def test_a_refused_size_is_not_asked_for_again_though_others_succeed_with_it(clock: Clock) -> None:
+    it = world(clock, [150] + [2000] * 5)
+    away = once(lambda path, params: error(2, http_status=503), times=4)
+
+    def heavy(path: str, params: Mapping[str, Any]) -> GraphError | None:
+        if not path.startswith("t_0"):
+            return None
+        return error(1, REDUCE) if params["limit"] > 10 else away(path, params)
+
+    it.graph.faults.append(heavy)
+    assert (await it.run()).status == "succeeded"
+    asked = [call.limit for call in it.graph.calls if call.path.startswith("t_0") and call.after == "100"]
+    assert asked == [100, 50, 25, 12, 6, 6, 6, 6, 6]
+    assert it.store.messages == it.graph.all_messages()
 
 
 async def test_a_list_too_heavy_at_any_size_is_read_without_messages(clock: Clock) -> None:
@@ -731,6 +759,13 @@ async def test_the_lease_is_renewed_while_the_run_waits(clock: Clock) -> None:
     assert 19 <= it.store.renewals <= 21
 
 
+async def test_a_renewed_lease_gives_time_to_wait_for_the_database_again(clock: Clock) -> None:
+    it = world(clock, [3], lease_seconds=15)
+    it.store.blocked_until = 100
+    it.store.trouble["apply_sync_page"] = [TryAgain("deadlock"), TryAgain("deadlock")]
+    assert (await it.run()).status == "succeeded"
+
+
 async def test_a_lease_lost_while_waiting_ends_the_wait(clock: Clock) -> None:
     it = world(clock, [3])
     it.store.blocked_until = 3600
@@ -854,6 +889,18 @@ async def test_the_supervisor_resumes_what_was_paused(clock: Clock) -> None:
     async with supervised(it):
         await until(clock, lambda: it.store.status == "succeeded")
     assert it.store.messages == it.graph.all_messages()
+
+
+async def test_a_supervisor_told_not_to_leaves_paused_runs_alone(clock: Clock) -> None:
+    it = world(clock, [500] * 10)
+    it.store.pace = 0.5
+    await it.run(deadline_seconds=4)
+    supervisor = asyncio.create_task(it.runner.supervise(resume=False))
+    await clock.sleep(60)
+    supervisor.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await supervisor
+    assert it.store.status == "paused"
 
 
 async def test_stopping_the_supervisor_pauses_its_runs(clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP client of the Graph API: one `get` is one attempt, and says everything there is to know.
+"""The HTTP client of the Graph API: one call is one attempt, and says everything there is to know.
 
 It neither waits nor retries: each attempt needs a slot of the Page's call budget of its own, and the
 budget is kept by whoever calls. Usage headers come back with every answer, errors included.
@@ -114,6 +114,13 @@ class GraphClient:
 
         Cancelling closes the connection. A secret among `params` is refused with `ValueError`.
         """
+        return await self._send("GET", path, params, token)
+
+    async def post(self, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
+        """Make one POST, otherwise as `get`. What Graph did after an error without answer is unknown."""
+        return await self._send("POST", path, params, token)
+
+    async def _send(self, method: str, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
         if self._session is None:
             raise RuntimeError("GraphClient is not open")
         if not _NEVER_IN_ADDRESS.isdisjoint(params):
@@ -124,8 +131,8 @@ class GraphClient:
         url = URL(f"{self._base}/{path}", encoded=True).with_query(query)
         started = time.monotonic()
         try:
-            async with self._session.get(
-                url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False
+            async with self._session.request(
+                method, url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False
             ) as response:
                 body = await self._read(response)
                 ms = _milliseconds_since(started)

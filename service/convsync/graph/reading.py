@@ -183,21 +183,29 @@ def _read_people(
     if "updated_time" in asked:
         fields["updated_time"] = _iso(node.updated_time)
     names: dict[str, str | None] = {}
+    without_id: list[str | None] = []
     for position, item in enumerate(node.participants):
         try:
             person = Participant.model_validate(_object(item))
         except (ValidationError, _NotAnObjectError) as error:
             reason = f"participants[{position}]{_reason(error)} ({node.id})"
             facts.append(_dead_letter(page_id, reason, item))
+            if isinstance(item, dict):
+                without_id.append(_name(item.get("name")))
             continue
         if person.id != page_id:
-            names[person.id] = names.get(person.id) or (person.name or "").strip() or None
+            names[person.id] = names.get(person.id) or _name(person.name)
     if not names:
-        names[thread_key(node.id)] = None
+        # A deleted account may keep its name; of several it is not said whose thread this is.
+        names[thread_key(node.id)] = without_id[0] if len(without_id) == 1 else None
     for sender_id, name in names.items():
         own = {"name": name, **fields} if "participants" in asked else dict(fields)
         facts.append(Thread(page_id, sender_id, node.id, observed_at, own))
     return min(names)
+
+
+def _name(name: Any) -> str | None:
+    return (name.strip() or None) if isinstance(name, str) else None
 
 
 def _read_thread(

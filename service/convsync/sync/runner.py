@@ -137,8 +137,8 @@ class SyncRunner:
         self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
         return begun
 
-    async def supervise(self) -> None:
-        """Own the runs of this process until cancelled, and resume those that nobody carries.
+    async def supervise(self, *, resume: bool = True) -> None:
+        """Own the runs of this process until cancelled, and `resume` those that nobody carries.
 
         Cancelling it pauses every run it owns.
         """
@@ -147,7 +147,7 @@ class SyncRunner:
             self._supervised.set()
             try:
                 while True:
-                    if not self._stopping:
+                    if resume and not self._stopping:
                         await self._resume()
                     await self._time.sleep(self._settings.poll_seconds)
             finally:

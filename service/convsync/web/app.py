@@ -17,11 +17,12 @@ from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.settings import Settings
 from convsync.store import Store, create_pool
+from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.web import middlewares
 from convsync.web.routes import console, health, pages, sync, webhook
 from convsync.web.routing import ROUTES
-from convsync.web.state import COMMIT, GRAPH, LIFECYCLE, RUNNER, SETTINGS, STORE, TOKENS, Lifecycle
+from convsync.web.state import COMMIT, CONTACTS, GRAPH, LIFECYCLE, RUNNER, SETTINGS, STORE, TOKENS, Lifecycle
 from convsync.webhook.group_commit import GroupCommit
 
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
@@ -81,8 +82,12 @@ async def _graph(app: web.Application) -> AsyncIterator[None]:
 async def _workers(app: web.Application) -> AsyncIterator[None]:
     store, settings = app[STORE], app[SETTINGS]
 
+    contacts = ContactReader(store, app[GRAPH], app[TOKENS].open, calls_per_second=settings.calls_per_second)
+
     async def ingest(facts: Sequence[Fact]) -> None:
-        await store.ingest(facts, "webhook")
+        for conversation in await store.ingest(facts, "webhook"):
+            if conversation.created:
+                contacts.want(conversation.page_id, conversation.sender_id)
 
     commit = GroupCommit(ingest, is_poison=errors.is_poison, is_transient=errors.is_transient)
     runner = SyncRunner(
@@ -91,17 +96,19 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
     )
-    app[COMMIT], app[RUNNER] = commit, runner
+    app[COMMIT], app[RUNNER], app[CONTACTS] = commit, runner, contacts
     async with asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
+        reading = group.create_task(contacts.run(), name="live contacts")
         yield
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        supervising.cancel()
-        with suppress(asyncio.CancelledError):
-            await supervising
+        for task in (reading, supervising):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await committing
 
 

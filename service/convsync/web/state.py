@@ -9,6 +9,7 @@ from aiohttp import web
 from convsync.graph.client import GraphClient
 from convsync.settings import Settings
 from convsync.store import Store
+from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import SyncRunner
 from convsync.tokens import TokenBox
 from convsync.webhook.group_commit import GroupCommit
@@ -28,3 +29,4 @@ GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
 TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
+CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
