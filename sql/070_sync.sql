@@ -140,6 +140,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
+set lock_timeout = '5s'
 as $$
 #variable_conflict use_column
 declare
@@ -214,7 +215,8 @@ begin
     -- The list moves while it is walked: what jumped to its front is seen by reading the front again, until a whole page is
     -- older than the start of the walk and nothing new was found.
     v_news := v_cursor.found_new or (v_cursor.walk_pass > 1 and v_changed > 0);
-    v_old := v_cursor.walk_pass > 1 and not exists (
+    -- An empty page says nothing of what is older.
+    v_old := v_cursor.walk_pass > 1 and jsonb_array_length(p_threads) > 0 and not exists (
       select
       from jsonb_to_recordset(p_threads) t (updated_time timestamptz)
       where t.updated_time is null or t.updated_time >= v_cursor.walk_started_at - interval '5 minutes');

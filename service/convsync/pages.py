@@ -44,6 +44,7 @@ async def granted(
             page_id=page_id,
             status=error.http_status,
             response_ms=error.ms,
+            usage=error.usage.as_json() if error.usage else None,
             error_code=error.code,
             error_subcode=error.subcode,
             block_scope=error.block_scope,
@@ -51,7 +52,12 @@ async def granted(
             block_reason=error.message if error.block_scope else None,
         )
         raise
-    await store.record_call(page_id=page_id, status=answer.status, response_ms=answer.ms)
+    await store.record_call(
+        page_id=page_id,
+        status=answer.status,
+        response_ms=answer.ms,
+        usage=answer.usage.as_json() if answer.usage else None,
+    )
     return answer, grant.granted_at
 
 

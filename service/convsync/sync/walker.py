@@ -221,7 +221,7 @@ class Walker:
                     failures=failures[error.error_class],
                     error=error.as_json(),
                 )
-                await self._after(error, work, sizes, size, ceiling, failures, token)
+                ceiling = await self._after(error, work, sizes, size, ceiling, failures, token)
             else:
                 sizes.accepted(size)
                 await self._token_works()

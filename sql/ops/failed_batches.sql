@@ -1,0 +1,37 @@
+-- What syncs could not read, after all their retries.
+--
+--   convsync psql -f sql/ops/failed_batches.sql       or, in psql as the owner: \i sql/ops/failed_batches.sql
+--
+-- What it shows: a row per failed batch, by run: the page of the list (or of a thread) by its cursor, how often it was
+-- tried, what Graph said, since when. `read_since_by` is a later walk of that Page that did succeed: what the
+-- batch stood for has been read since then.
+--
+-- When to worry: read_since_by is empty and the row is older than a day. A run with such rows is `partial`, never
+-- `succeeded`, and says so everywhere.
+--
+-- What to do, by error: a class that passes by itself (transient, throttled): sync the Page again, convsync sync PAGE_ID
+-- --mode full. A code that says the token or a permission is missing: convsync doctor PAGE_ID, then sync again. The same
+-- batch failing in run after run: show the error's code, subcode and message to whoever looks after the app at Meta.
+
+select
+  b.page_id,
+  b.run_id,
+  r.mode,
+  r.status,
+  b.batch,
+  b.kind,
+  nullif(b.thread_id, '') as thread_id,
+  coalesce(left(b.cursor, 40), '(front)') as cursor,
+  b.attempts,
+  b.error ->> 'class' as class,
+  concat_ws('/', b.error ->> 'code', b.error ->> 'subcode') as code,
+  left(b.error ->> 'message', 80) as message,
+  date_trunc('second', b.failed_at) as since,
+  (
+    select min(s.run_id) from convsync.sync_runs s
+    where s.page_id = b.page_id and s.status = 'succeeded' and s.mode in ('full', 'reconcile') and s.started_at > b.failed_at
+  ) as read_since_by
+from convsync.sync_batches b
+join convsync.sync_runs r on r.page_id = b.page_id and r.run_id = b.run_id
+where b.status = 'failed'
+order by read_since_by nulls first, b.failed_at, b.page_id, b.run_id, b.batch;
