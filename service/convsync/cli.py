@@ -58,17 +58,34 @@ def command(work: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, N
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = asyncio.run(work(*args, **kwargs))
-        except ConvsyncError as error:
-            raise Failure(error.message) from error
-        except psycopg.Error as error:
-            raise Failure(f"the database: {from_database(error).message}") from error
-        except (GraphError, EmbeddedError, SettingsError, TokenKeyError, installer.InstallError) as error:
-            raise Failure(str(error)) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(130)
+        except Exception as error:
+            told = _told(error)
+            if told is None:
+                raise
+            raise told from error
         sys.exit(code or OK)
 
     return run
+
+
+def _told(error: Exception) -> click.ClickException | None:
+    """An error as a person is told of it; None for a defect of ours, which shows its traceback."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    match error:
+        case click.ClickException():
+            return error
+        case ConvsyncError():
+            return Failure(error.message)
+        case psycopg.Error():
+            return Failure(f"the database: {from_database(error).message}")
+        case SettingsError():
+            return click.UsageError(str(error))
+        case GraphError() | EmbeddedError() | TokenKeyError() | installer.InstallError():
+            return Failure(str(error))
+    return None
 
 
 def load_settings() -> Settings:
@@ -81,6 +98,11 @@ def load_settings() -> Settings:
             for item in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise click.UsageError("; ".join(lines)) from None
+    if settings.token_key is not None:
+        try:
+            settings.token_box()
+        except TokenKeyError as error:
+            raise click.UsageError(f"CONVSYNC_{error}") from None
     configure(settings.log_format)
     return settings
 
@@ -177,7 +199,10 @@ async def serve(host: str | None, port: int | None, no_migrate: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_database(settings, migrate=not no_migrate) as urls:
-        runner = await listen(create_app(settings, urls.service), settings.host, settings.port)
+        try:
+            runner = await listen(create_app(settings, urls.service), settings.host, settings.port)
+        except OSError as error:
+            raise Failure(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         try:
             address = runner.addresses[0]
             where = f"[{address[0]}]" if ":" in address[0] else address[0]
