@@ -252,7 +252,8 @@ begin
   set conversations_seen = r.conversations_seen + v_seen,
     conversations_changed = r.conversations_changed + v_changed,
     messages_added = r.messages_added + v_added,
-    unreadable = r.unreadable + coalesce(p_unreadable, 0),
+    -- The front of the list is read more than once; what it does not give counts the first time.
+    unreadable = r.unreadable + case when p_kind = 'list' and v_cursor.walk_pass > 1 then 0 else coalesce(p_unreadable, 0) end,
     pages_applied = r.pages_applied + 1,
     progress = r.progress + 1,
     lease_expires_at = greatest(r.lease_expires_at, v_now + p_lease_seconds * interval '1 second'),

@@ -160,8 +160,8 @@ class _Verification:
             store=store,
             graph=graph,
             page_id=page_id,
-            run_id=None,  # type: ignore[arg-type] # these calls belong to no run
-            fence=None,  # type: ignore[arg-type]
+            run_id=None,  # these calls belong to no run
+            fence=None,
             lane="repair",
             calls_per_second=calls_per_second,
             token=token,

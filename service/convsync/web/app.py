@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     return app
 
 
-def _database(url: str):  # type: ignore[no-untyped-def] # aiohttp's own callback type
+def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         pool = create_pool(url, size=app[SETTINGS].pool_max, name="serve")
         # Not waited for: the service answers (not ready, 503) while its database is away.
