@@ -1,26 +1,21 @@
--- Last: who may do what. EXECUTE on new functions goes to PUBLIC by default, so it is taken from all of them each time.
+-- Last, after the sweep: who may do what. EXECUTE on new functions goes to PUBLIC by default, so it is taken from all of them each time.
 
 revoke all on schema convsync, convsync_api, convsync_read, convsync_ops from public;
 revoke all on all tables in schema convsync from public;
+revoke all on all functions in schema convsync_api from public;
 
 grant usage on schema convsync_api to convsync_service;
 
--- Of this transaction's functions only: what no file defines any more stays untouched, which is how the installer knows it.
 do $$
 declare
   v_function regprocedure;
-  v_is_public boolean;
 begin
-  for v_function, v_is_public in
-    select p.oid::regprocedure, p.proname not like '\_%'
+  for v_function in
+    select p.oid::regprocedure
     from pg_catalog.pg_proc p
-    where p.pronamespace = 'convsync_api'::regnamespace
-      and p.xmin::text::bigint = pg_catalog.pg_current_xact_id()::text::bigint % 4294967296
+    where p.pronamespace = 'convsync_api'::regnamespace and p.proname not like '\_%'
   loop
-    execute pg_catalog.format('revoke all on function %s from public', v_function);
-    if v_is_public then
-      execute pg_catalog.format('grant execute on function %s to convsync_service', v_function);
-    end if;
+    execute pg_catalog.format('grant execute on function %s to convsync_service', v_function);
   end loop;
 end
 $$;
