@@ -30,6 +30,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select jsonb_build_object(
     'schema_version', convsync_api.schema_version(),

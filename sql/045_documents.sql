@@ -6,6 +6,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select jsonb_build_object(
     'run_id', p_run.run_id::text,
@@ -43,6 +44,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select jsonb_build_object(
     'page_id', p_page.page_id,

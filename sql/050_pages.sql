@@ -60,7 +60,7 @@ begin
   update convsync.pages p
   set token_sealed = null, token_key_id = null, token_state = 'none', token_error = null,
     added_at = null, removed_at = v_now, subscribed_at = null, updated_at = v_now
-  where p.page_id = p_page_id and p.added_at is not null
+  where p.page_id = p_page_id and p.removed_at is null
   returning p.* into v_page;
   if not found then
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';

@@ -94,8 +94,8 @@ begin
   insert into convsync.sync_runs as r (page_id, mode, status, owner, lease_expires_at, request_id, started_at, updated_at)
   values (p_page_id, p_mode, 'running', p_owner, v_expiry, p_request_id, v_now, v_now)
   returning r.* into strict v_run;
-  insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, walk_started_at, updated_at)
-  values (p_page_id, v_run.run_id, 'list', '', v_now, v_now);
+  insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, walk_started_at, pass_started_at, updated_at)
+  values (p_page_id, v_run.run_id, 'list', '', v_now, v_now, v_now);
   return query select v_run.run_id, v_run.fence, false;
 end
 $$;
@@ -147,6 +147,7 @@ declare
   v_now timestamptz;
   v_cursor convsync.sync_cursors;
   v_seen integer := 0;
+  v_people text[];
   v_changed integer;
   v_added integer;
   v_open integer;
@@ -180,9 +181,11 @@ begin
     return;
   end if;
 
-  select count(*) filter (where i.created or i.events_added + i.events_changed > 0), coalesce(sum(i.events_added), 0)
-  into v_changed, v_added
+  select coalesce(array_agg(i.sender_id) filter (where i.created or i.events_added + i.events_changed > 0), '{}'),
+    coalesce(sum(i.events_added), 0)
+  into v_people, v_added
   from convsync_api._ingest(p_facts, 'sync') i;
+  v_changed := cardinality(v_people);
 
   if p_kind = 'list' then
     select count(*) into v_seen from jsonb_array_elements(p_threads) t;
@@ -193,10 +196,10 @@ begin
     -- A thread longer than its nested slice becomes work of its own, with its own cursor. One that this run has read to the
     -- end already, and that has not moved since, is not read again.
     insert into convsync.sync_cursors as s
-      (page_id, run_id, kind, thread_id, sender_id, last_cursor, updated_time, reported_count, newest_id, unreadable, completed,
-       walk_started_at, updated_at)
+      (page_id, run_id, kind, thread_id, sender_id, last_cursor, updated_time, reported_count, newest_id, unreadable, counted,
+       completed, updated_at)
     select p_page_id, p_run_id, 'thread', t.thread_id, t.sender_id, t.next_cursor, t.updated_time, t.message_count, t.newest_id,
-      coalesce(t.unreadable, 0), false, v_now, v_now
+      coalesce(t.unreadable, 0), coalesce(t.sender_id = any (v_people), false), false, v_now
     from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text, next_cursor text, updated_time timestamptz,
       message_count integer, newest_id text, read text, unreadable integer)
     where t.read in ('more', 'unread')
@@ -208,6 +211,7 @@ begin
       reported_count = excluded.reported_count,
       newest_id = excluded.newest_id,
       unreadable = excluded.unreadable,
+      counted = s.counted or excluded.counted,
       completed = false,
       updated_at = v_now
     where s.completed
@@ -231,14 +235,19 @@ begin
     set last_cursor = case when p_next_cursor is null or v_old then null else p_next_cursor end,
       last_conversation_id = coalesce(p_threads -> -1 ->> 'thread_id', s.last_conversation_id),
       walk_pass = s.walk_pass + ((p_next_cursor is null or v_old) and (s.walk_pass = 1 or v_news))::integer,
-      walk_started_at = case when s.walk_pass > 1 and (p_next_cursor is null or v_old) and v_news then v_now else s.walk_started_at end,
+      -- The next pass has to see what moved since this one began.
+      walk_started_at = case when p_next_cursor is null or v_old then s.pass_started_at else s.walk_started_at end,
+      pass_started_at = case when p_next_cursor is null or v_old then v_now else s.pass_started_at end,
       found_new = v_news and not (p_next_cursor is null or v_old),
       completed = (p_next_cursor is null or v_old) and s.walk_pass > 1 and not v_news,
       updated_at = v_now
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.thread_id = '';
   else
+    -- A conversation counts once, however many pages its thread has.
+    v_changed := case when v_cursor.counted then 0 else least(v_changed, 1) end;
     update convsync.sync_cursors s
     set last_cursor = p_next_cursor,
+      counted = s.counted or v_changed > 0,
       unreadable = s.unreadable + coalesce(p_unreadable, 0),
       completed = p_next_cursor is null,
       updated_at = v_now

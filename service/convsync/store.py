@@ -6,6 +6,7 @@ PostgreSQL or the pool raises becomes an exception of `convsync.errors`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -135,8 +136,14 @@ class Store:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
             async with self._pool.connection() as connection:
+                if task is not None and task.cancelling() > cancelled:
+                    # Python 3.11's wait_for, which the pool waits with, may lose a cancellation that comes in
+                    # the moment a connection does.
+                    raise asyncio.CancelledError
                 yield connection
         except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
             raise errors.from_database(error) from error

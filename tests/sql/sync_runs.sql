@@ -1,6 +1,6 @@
 -- A run: begun once, carried by whoever holds its fence, resumed where it stopped, ended by its own ledger.
 begin;
-select plan(122);
+select plan(123);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -115,10 +115,10 @@ select is((select count(*) from convsync.contact_interaction_events where messag
 -- Threads
 
 set local convsync.now = '2026-03-01T12:00:10Z';
-select is(pg_temp.apply_thread('t_2', 'n1', 'n2', jsonb_build_array(pg_temp.message('2002', 'm_21', '08:00'))), 'applied t, changed 1, added 1, open 3', 'a page of a thread');
+select is(pg_temp.apply_thread('t_2', 'n1', 'n2', jsonb_build_array(pg_temp.message('2002', 'm_21', '08:00'))), 'applied t, changed 0, added 1, open 3', 'a page of a thread');
 select is(pg_temp.apply_thread('t_2', 'n1', 'n2', jsonb_build_array(pg_temp.message('2002', 'm_21', '08:00'))), 'applied f, changed 0, added 0, open 3', 'once');
 select is((select history_complete_at from convsync.messenger_conversations where sender_id = '2002'), null, 'it is not at its end yet');
-select is(pg_temp.apply_thread('t_2', 'n2', null, jsonb_build_array(pg_temp.message('2002', 'm_22', '07:00'))), 'applied t, changed 1, added 1, open 2', 'its last page');
+select is(pg_temp.apply_thread('t_2', 'n2', null, jsonb_build_array(pg_temp.message('2002', 'm_22', '07:00'))), 'applied t, changed 0, added 1, open 2', 'its last page');
 select is((select history_complete_at from convsync.messenger_conversations where sender_id = '2002'), '2026-03-01T12:00:10Z', 'makes it complete');
 select is(pg_temp.apply_thread('t_3', null, null, jsonb_build_array(pg_temp.snapshot('2003', 't_3'), pg_temp.message('2003', 'm_2003', '07:00')), 2),
   'applied t, changed 1, added 1, open 1', 'another one, of which something cannot be read');
@@ -158,8 +158,10 @@ select is(pg_temp.apply_list('d1', 'd2', jsonb_build_array(pg_temp.listed('t_5',
   'until a whole page is older than its start');
 select results_eq('select * from pg_temp.work()', $$values ('list', '', null::text, null::text, 3)$$, 'as something was found it is read once more');
 select is(pg_temp.document('conversations_seen'), '{"conversations_seen": 8}', 'conversations are counted in the first walk only');
-select is(pg_temp.apply_list(null, 'e1', jsonb_build_array(pg_temp.listed('t_6', '2006', 'complete', null, '2026-03-01T12:05:00Z'))), 'applied t, changed 0, added 0, open 0',
-  'nothing new: the list is at its end');
+select is(pg_temp.apply_list(null, 'e1', jsonb_build_array(pg_temp.listed('t_6', '2006', 'complete', null, '2026-03-01T12:05:00Z'))), 'applied t, changed 0, added 0, open 1',
+  'nothing new, but the pass before began earlier than that');
+select is(pg_temp.apply_list('e1', 'e2', jsonb_build_array(pg_temp.listed('t_5', '2005', 'complete'))), 'applied t, changed 0, added 0, open 0',
+  'until its start is reached: the list is at its end');
 select is_empty('select * from pg_temp.work()', 'no work is left');
 set local convsync.now = '2026-03-01T12:12:00Z';
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'succeeded', 'the run has succeeded');

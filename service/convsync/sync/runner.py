@@ -146,8 +146,8 @@ class SyncRunner:
             self._group = group
             self._supervised.set()
             try:
-                while True:
-                    if resume and not self._stopping:
+                while not self._stopping:
+                    if resume:
                         await self._resume()
                     await self._time.sleep(self._settings.poll_seconds)
             finally:

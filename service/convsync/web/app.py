@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from convsync import errors
+from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.settings import Settings
@@ -21,7 +22,18 @@ from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.web import middlewares
 from convsync.web.routes import console, health, pages, sync, webhook
 from convsync.web.routing import ROUTES
-from convsync.web.state import COMMIT, CONTACTS, GRAPH, LIFECYCLE, RUNNER, SETTINGS, STORE, TOKENS, Lifecycle
+from convsync.web.state import (
+    COMMIT,
+    CONTACTS,
+    GRAPH,
+    LIFECYCLE,
+    RUNNER,
+    SCHEMA,
+    SETTINGS,
+    STORE,
+    TOKENS,
+    Lifecycle,
+)
 from convsync.webhook.group_commit import GroupCommit
 
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
@@ -40,6 +52,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         middlewares=[middlewares.request_id, middlewares.problems, middlewares.access],
     )
     app[SETTINGS] = settings
+    app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
     app[middlewares.KEYS] = settings.keys()

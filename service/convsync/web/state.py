@@ -23,6 +23,8 @@ class Lifecycle:
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+# What this process was started with; the files may be a newer release's by now.
+SCHEMA: web.AppKey[str] = web.AppKey("schema", str)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
 STORE: web.AppKey[Store] = web.AppKey("store", Store)
 GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)

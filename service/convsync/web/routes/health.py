@@ -5,10 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from convsync import __version__
-from convsync.database.installer import schema_version
 from convsync.errors import ConvsyncError
 from convsync.web.routing import route
-from convsync.web.state import LIFECYCLE, STORE
+from convsync.web.state import LIFECYCLE, SCHEMA, STORE
 
 
 @route("GET", "/healthz", access="public")
@@ -33,7 +32,7 @@ async def readyz(request: web.Request) -> web.Response:
     else:
         checks["database"] = bool(health["writable"])
         checks["durable"] = bool(health["durable"])
-        checks["schema"] = health["schema_version"] == schema_version()
+        checks["schema"] = health["schema_version"] == request.app[SCHEMA]
     ready = all(checks.values())
     body = {"status": "ready" if ready else "not_ready", "checks": checks}
     return web.json_response(body, status=200 if ready else 503)

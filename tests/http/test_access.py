@@ -1,0 +1,274 @@
+"""Who may call what: the route table against every kind of key, and what no answer ever shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from http_support import (
+    ELSEWHERE_KEY,
+    OPERATE_KEY,
+    OPERATOR,
+    OTHER_PAGE,
+    PAGE,
+    PAGE_TOKEN,
+    READ_KEY,
+    SECRETS,
+    Json,
+    Service,
+    all_events,
+    bearer,
+    problem,
+)
+
+from convsync.web import routing
+from convsync.web.app import create_app
+from convsync.web.routing import ROUTES, Route
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a route is called, what it then answers, and whether what it touches belongs to a Page."""
+
+    status: int
+    path: str = ""
+    body: Callable[[str], Json] | None = None
+    of_a_page: bool = False
+    query: Callable[[str], dict[str, str]] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+# Every route is here: one that is missing fails the test of its access.
+CALLS: dict[tuple[str, str], Call] = {
+    ("GET", "/"): Call(200),
+    ("GET", "/console/{file}"): Call(200, "/console/console.css"),
+    ("GET", "/healthz"): Call(200),
+    ("GET", "/readyz"): Call(0),  # 200 or 503: this test's server may not be durable
+    ("GET", "/api/pages"): Call(200),
+    ("POST", "/api/pages"): Call(201, body=lambda _: {"page_id": PAGE, "name": "Again"}, of_a_page=True),
+    ("GET", "/api/pages/{page_id}"): Call(200, f"/api/pages/{PAGE}", of_a_page=True),
+    ("DELETE", "/api/pages/{page_id}"): Call(200, f"/api/pages/{PAGE}", of_a_page=True),
+    ("POST", "/api/conversations/sync"): Call(202, body=lambda _: {"page_id": PAGE}, of_a_page=True),
+    ("POST", "/api/conversations/sync-stream"): Call(200, body=lambda _: {"page_id": PAGE}, of_a_page=True),
+    ("GET", "/api/conversations/sync-stream"): Call(200, of_a_page=True, query=lambda run: {"run_id": run}),
+    ("POST", "/api/stream-tickets"): Call(201, body=lambda run: {"run_id": int(run)}, of_a_page=True),
+    ("GET", "/api/sync-runs/{run_id}"): Call(200, "/api/sync-runs/RUN", of_a_page=True),
+    ("POST", "/api/sync-runs/{run_id}/cancel"): Call(200, "/api/sync-runs/RUN/cancel", of_a_page=True),
+    ("GET", "/api/webhook"): Call(403),
+    ("POST", "/api/webhook"): Call(403, body=lambda _: {"object": "page", "entry": []}),
+}
+# In the table it is public, because a ticket opens it too; without one it needs a key.
+GUARDED_BY_ITSELF = {("GET", "/api/conversations/sync-stream"): "read"}
+
+
+@pytest.fixture
+async def run_id(service: Service) -> str:
+    """A Page with a token that opens nothing, and a run of it that has ended."""
+    await service.add_page(token=PAGE_TOKEN)
+    await service.call("DELETE", f"/api/pages/{PAGE}")
+    await service.add_page(name="Harbour")
+    status, run = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE}, wait="30")
+    assert (status, run["status"], run["reason"]) == (200, "failed", "token_missing")
+    found: str = run["run_id"]
+    return found
+
+
+def name(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+def expected(route: Route, kind: str) -> int:
+    call = CALLS[route.method, route.path]
+    access = GUARDED_BY_ITSELF.get((route.method, route.path), route.access)
+    if access == "public":
+        return call.status
+    if kind in ("no", "wrong"):
+        return 401
+    if kind == "elsewhere" and call.of_a_page:
+        return 404
+    if kind == "read" and access == "operate":
+        return 403
+    return call.status
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name)
+async def test_every_route_lets_through_exactly_whom_its_access_names(
+    service: Service, run_id: str, route: Route
+) -> None:
+    call = CALLS[route.method, route.path]
+    path = (call.path or route.path).replace("RUN", run_id)
+    assert "{" not in path
+    keys = {
+        "no": None,
+        "wrong": OPERATE_KEY[:-1],
+        "elsewhere": ELSEWHERE_KEY,
+        "read": READ_KEY,
+        "operate": OPERATE_KEY,
+    }
+    for kind, key in keys.items():
+        async with service.client.request(
+            route.method,
+            path,
+            params=call.query(run_id) if call.query else None,
+            json=call.body(run_id) if call.body else None,
+            headers=bearer(key) if key else {},
+        ) as answer:
+            text = await answer.text()
+            headers = str(answer.headers)
+            wanted = expected(route, kind)
+            if wanted:
+                assert answer.status == wanted, (kind, text)
+            if wanted == 401:
+                problem(json.loads(text), 401, "unauthorized")
+                schemes = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
+                assert schemes == ["Bearer", "Basic"]
+            elif wanted == 403 and route.access == "operate":
+                problem(json.loads(text), 403, "forbidden")
+            elif wanted == 404:
+                problem(json.loads(text), 404, "not_found")
+            assert answer.headers["X-Request-ID"]
+            for secret in SECRETS:
+                assert secret not in text, kind
+                assert secret not in headers, kind
+
+
+async def test_the_application_has_exactly_the_routes_of_the_table(service: Service) -> None:
+    served = {
+        (one.method, one.resource.canonical)
+        for one in service.app.router.routes()
+        if one.resource is not None
+    }
+    listed = [(route.method, route.path) for route in ROUTES]
+    assert served == set(listed) == set(CALLS)
+    assert len(listed) == len(set(listed))
+    assert {route.access for route in ROUTES} <= {"public", "read", "operate"}
+
+
+async def test_a_route_that_is_not_in_the_table_is_nobodys(
+    configure: Any, database: Any, aiohttp_client: Any
+) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(text="never")
+
+    app = create_app(configure(), database.service_url)
+    app.router.add_get("/forgotten", handler)
+    client = await aiohttp_client(app)
+    async with client.get("/forgotten") as answer:
+        assert answer.status == 401
+    async with client.get("/forgotten", headers=OPERATOR) as answer:
+        assert answer.status == 403
+        assert "never" not in await answer.text()
+
+
+def test_a_route_cannot_be_registered_without_an_access() -> None:
+    with pytest.raises(TypeError, match="access"):
+        routing.route("GET", "/forgotten")  # type: ignore[call-arg]
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+async def test_basic_is_good_for_reading_and_for_nothing_else(service: Service, run_id: str) -> None:
+    async with service.client.get("/api/pages", headers=basic("anybody", READ_KEY)) as answer:
+        assert answer.status == 200
+    async with service.client.get("/", headers=basic("", OPERATE_KEY)) as answer:
+        assert answer.status == 200
+    for wrong in (basic(READ_KEY, ""), basic("anybody", "wrong"), {"Authorization": f"Basic {READ_KEY}"}):
+        async with service.client.get("/api/pages", headers=wrong) as answer:
+            assert answer.status == 401
+    before = await service.call("GET", "/api/pages")
+    for method, path, body in [
+        ("POST", "/api/pages", {"page_id": OTHER_PAGE}),
+        ("DELETE", f"/api/pages/{PAGE}", None),
+        ("POST", "/api/conversations/sync", {"page_id": PAGE}),
+        ("POST", "/api/conversations/sync-stream", {"page_id": PAGE}),
+        ("POST", "/api/stream-tickets", {"run_id": int(run_id)}),
+        ("POST", f"/api/sync-runs/{run_id}/cancel", None),
+    ]:
+        async with service.client.request(
+            method, path, json=body, headers=basic("me", OPERATE_KEY)
+        ) as answer:
+            assert answer.status == 401, path
+    assert await service.call("GET", "/api/pages") == before
+
+
+def odd_headers() -> Iterator[bytes]:
+    yield b""
+    yield b"Bearer"
+    yield b"Bearer "
+    yield b"Bearer " + b"\xff" * 20
+    yield "Bearer schlüssel".encode()
+    yield b"Basic \xff\xfe"
+    yield b"Basic ====="
+    yield b"Basic " + base64.b64encode(b"\xff:\xff")
+    yield b"Basic " + base64.b64encode("ä:schlüssel".encode())
+    yield OPERATE_KEY.encode()
+    yield b"Token " + OPERATE_KEY.encode()
+    yield b"Bearer " + READ_KEY.encode() + b"," + OPERATE_KEY.encode()
+
+
+@pytest.mark.parametrize("header", list(odd_headers()))
+async def test_a_header_nobody_understands_is_no_key(service: Service, header: bytes) -> None:
+    async with service.client.get(
+        "/api/pages", headers={"Authorization": header.decode("utf-8", "surrogateescape")}
+    ) as answer:
+        assert answer.status == 401, await answer.text()
+        problem(await answer.json(), 401, "unauthorized")
+
+
+async def test_a_key_limited_to_a_page_sees_and_does_its_own_only(service: Service, run_id: str) -> None:
+    status, _ = await service.call("POST", "/api/pages", {"page_id": OTHER_PAGE}, key=ELSEWHERE_KEY)
+    assert status == 201
+    status, listed = await service.call("GET", "/api/pages", key=ELSEWHERE_KEY)
+    assert [page["page_id"] for page in listed["pages"]] == [OTHER_PAGE]
+    status, run = await service.call(
+        "POST", "/api/conversations/sync", {"page_id": OTHER_PAGE}, key=ELSEWHERE_KEY, wait="30"
+    )
+    assert (status, run["page_id"]) == (200, OTHER_PAGE)
+    assert (await service.call("GET", f"/api/sync-runs/{run['run_id']}", key=ELSEWHERE_KEY))[0] == 200
+    async with service.client.get(
+        "/api/conversations/sync-stream", params={"run_id": run["run_id"]}, headers=bearer(ELSEWHERE_KEY)
+    ) as answer:
+        assert [sent.event for sent in await all_events(answer)] == ["done"]
+    async with service.client.get("/", headers=bearer(ELSEWHERE_KEY)) as answer:
+        text = await answer.text()
+        assert OTHER_PAGE in text
+        assert PAGE not in text
+
+    # What is not its own looks exactly like what does not exist.
+    for there, nowhere in [
+        (f"/api/pages/{PAGE}", "/api/pages/999"),
+        (f"/api/sync-runs/{run_id}", "/api/sync-runs/999999"),
+    ]:
+        answers = []
+        for path in (there, nowhere):
+            status, document = await service.call("GET", path, key=ELSEWHERE_KEY)
+            document.pop("request_id")
+            shown = document.pop("detail").replace(path.rpartition("/")[2], "ID")
+            answers.append((status, shown, document))
+        assert answers[0] == answers[1]
+
+
+async def test_no_error_repeats_the_secret_it_was_sent(service: Service) -> None:
+    for body in (
+        {"page_id": PAGE, "token": [PAGE_TOKEN]},
+        {"page_id": PAGE, "token": PAGE_TOKEN + "\nX"},
+        {"page_id": PAGE, "token": PAGE_TOKEN, "unknown": PAGE_TOKEN},
+        {"page_id": PAGE_TOKEN + "/", "token": PAGE_TOKEN},
+        {"token": PAGE_TOKEN},
+        [PAGE_TOKEN],
+    ):
+        async with service.client.post("/api/pages", json=body, headers=OPERATOR) as answer:
+            assert answer.status == 422
+            assert PAGE_TOKEN not in await answer.text()
+    async with service.client.post(
+        "/api/pages", data='{"token": "' + PAGE_TOKEN + '", ', headers=OPERATOR
+    ) as answer:
+        assert answer.status == 400
+        assert PAGE_TOKEN not in await answer.text()

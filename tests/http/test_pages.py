@@ -1,0 +1,322 @@
+"""Pages over HTTP, and what surrounds every answer: request ids, problems, readiness, the console."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from http_support import (
+    OPERATOR,
+    OTHER_PAGE,
+    PAGE,
+    PAGE_TOKEN,
+    TOKEN_KEY,
+    Owner,
+    Service,
+    contents,
+    delivery,
+    problem,
+    said,
+)
+
+from convsync.database import installer
+from convsync.settings import Settings
+from convsync.tokens import TokenBox, TokenKeyError
+from convsync.web.app import create_app
+from convsync.web.state import LIFECYCLE
+
+PAGE_FIELDS = {
+    "page_id",
+    "name",
+    "owner_ref",
+    "token",
+    "token_error",
+    "added_at",
+    "subscribed_at",
+    "last_webhook_at",
+    "conversations",
+    "messages",
+    "dead_letters",
+    "budget",
+    "last_run",
+    "last_success_at",
+}
+
+
+async def test_a_page_is_added_shown_and_listed(service: Service) -> None:
+    page = await service.add_page(name="Harbour Bicycles", owner_ref="customer 7", token=PAGE_TOKEN)
+    assert set(page) == PAGE_FIELDS
+    assert (page["page_id"], page["name"], page["owner_ref"]) == (PAGE, "Harbour Bicycles", "customer 7")
+    assert (page["token"], page["conversations"], page["messages"]) == ("unchecked", 0, 0)
+    assert await service.call("GET", f"/api/pages/{PAGE}") == (200, page)
+    assert await service.call("GET", "/api/pages") == (200, {"pages": [page]})
+
+
+async def test_what_is_not_given_again_stays(service: Service) -> None:
+    first = await service.add_page(name="Harbour", owner_ref="7", token=PAGE_TOKEN)
+    again = await service.add_page()
+    assert again == first
+    renamed = await service.add_page(name="Hafen")
+    assert (renamed["name"], renamed["owner_ref"], renamed["token"]) == ("Hafen", "7", "unchecked")
+
+
+async def test_a_token_goes_in_sealed_and_never_comes_out(service: Service, owner: Owner) -> None:
+    await service.add_page(token=f"  {PAGE_TOKEN}\n")
+    (row,) = owner.execute("select * from convsync.pages").fetchall()
+    dump = json.dumps(contents(owner)) + repr(
+        {key: bytes(v) if key == "token_sealed" else v for key, v in row.items()}
+    )
+    assert PAGE_TOKEN not in dump
+    assert PAGE_TOKEN.encode().hex() not in dump
+    box = TokenBox(TOKEN_KEY)
+    assert row["token_key_id"] == box.key_id
+    assert box.open(PAGE, bytes(row["token_sealed"])) == PAGE_TOKEN
+    with pytest.raises(TokenKeyError):
+        box.open(OTHER_PAGE, bytes(row["token_sealed"]))
+    for path in (f"/api/pages/{PAGE}", "/api/pages", "/"):
+        async with service.client.get(path, headers=OPERATOR) as answer:
+            text = await answer.text()
+            assert PAGE_TOKEN not in text
+            assert "sealed" not in text
+
+
+async def test_delete_forgets_the_token_and_keeps_the_mirror(service: Service, owner: Owner) -> None:
+    await service.add_page(name="Harbour", token=PAGE_TOKEN)
+    assert await service.deliver(delivery(said("m_1", "hello"))) == 200
+    status, page = await service.call("DELETE", f"/api/pages/{PAGE}")
+    assert (status, page["token"], page["messages"]) == (200, "none", 1)
+    row = owner.execute("select token_sealed, token_key_id, token_state from convsync.pages").fetchone()
+    assert row == {"token_sealed": None, "token_key_id": None, "token_state": "none"}
+    for method in ("GET", "DELETE"):
+        status, document = await service.call(method, f"/api/pages/{PAGE}")
+        problem(document, 404, "not_found")
+    assert await service.call("GET", "/api/pages") == (200, {"pages": []})
+    status, document = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE})
+    problem(document, 404, "not_found")
+    assert await service.deliver(delivery(said("m_2", "still there?"))) == 200
+    page = await service.add_page()
+    assert (page["token"], page["messages"], page["name"]) == ("none", 2, "Harbour")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "field"),
+    [
+        (b"{", 400, "bad_request", None),
+        (b"\xff", 400, "bad_request", None),
+        (b"", 422, "invalid_argument", "page_id"),
+        (b"{}", 422, "invalid_argument", "page_id"),
+        (b"[]", 422, "invalid_argument", ""),
+        (b'{"page_id": ""}', 422, "invalid_argument", "page_id"),
+        (b'{"page_id": 7}', 422, "invalid_argument", "page_id"),
+        (b'{"page_id": "a/b"}', 422, "invalid_argument", "page_id"),
+        (b'{"page_id": "7", "nmae": "x"}', 422, "invalid_argument", "nmae"),
+        (b'{"page_id": "7", "name": 7}', 422, "invalid_argument", "name"),
+        (b'{"page_id": "7", "token": ""}', 422, "invalid_argument", "token"),
+        (b'{"page_id": "7", "token": "two words"}', 422, "invalid_argument", "token"),
+        (b'{"page_id": "7", "token": "sch\xc3\xbcssel"}', 422, "invalid_argument", "token"),
+        (b'{"page_id": "7", "name": "a\\u0000b"}', 422, "bad_data", None),
+    ],
+)
+async def test_a_bad_page_is_refused_by_the_name_of_its_field(
+    service: Service, owner: Owner, body: bytes, status: int, code: str, field: str | None
+) -> None:
+    async with service.client.post("/api/pages", data=body, headers=OPERATOR) as answer:
+        document = problem(await answer.json(), status, code)
+    assert answer.status == status
+    assert document.get("field") == field
+    if field:
+        assert document["detail"].startswith(f"{field}: ")
+    assert contents(owner)["pages"] == []
+
+
+@pytest.mark.parametrize("page_id", ["999", "%00", "a%2Fb", "%F0%9F%9A%B2", "%ED%A0%80", "x" * 3000])
+async def test_a_page_that_does_not_exist_is_a_problem_and_no_defect(service: Service, page_id: str) -> None:
+    from yarl import URL
+
+    url = service.client.make_url("/").join(URL(f"/api/pages/{page_id}", encoded=True))
+    async with service.client.session.get(url, headers=OPERATOR) as answer:
+        assert answer.status in (404, 422)
+        problem(await answer.json(), answer.status, "not_found" if answer.status == 404 else "bad_data")
+
+
+# Request ids and problem documents
+
+
+@pytest.mark.parametrize("given", ["a", "trace-7/8:9", "~" * 128, "!"])
+async def test_the_callers_request_id_comes_back(service: Service, given: str) -> None:
+    for path in ("/healthz", "/api/pages", "/nowhere"):
+        async with service.client.get(path, headers={"X-Request-ID": given}) as answer:
+            assert answer.headers.getall("X-Request-ID") == [given]
+            if answer.status >= 400:
+                assert (await answer.json())["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "~" * 129, "two words", "ümlaut", "tab\there"])
+async def test_a_request_id_that_is_not_sensible_is_replaced(service: Service, given: str) -> None:
+    seen = set()
+    for _ in range(2):
+        async with service.client.get("/nowhere", headers={"X-Request-ID": given}) as answer:
+            (identity,) = answer.headers.getall("X-Request-ID")
+            assert identity != given
+            assert len(identity) == 32
+            assert (await answer.json())["request_id"] == identity
+            seen.add(identity)
+    assert len(seen) == 2
+
+
+async def test_the_request_id_of_a_sync_is_kept_in_its_run(service: Service) -> None:
+    await service.add_page()
+    async with service.client.post(
+        "/api/conversations/sync",
+        json={"page_id": PAGE},
+        headers={**OPERATOR, "X-Request-ID": "who-asked"},
+    ) as answer:
+        assert (await answer.json())["request_id"] == "who-asked"
+
+
+async def test_what_is_not_there_is_a_problem_document(service: Service) -> None:
+    for method, path, status, code in [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/console/secrets.txt", 404, "not_found"),
+        ("GET", "/console/..%2Fapp.py", 404, "not_found"),
+        ("PUT", "/api/pages", 405, "method_not_allowed"),
+        ("GET", "/api/conversations/sync", 405, "method_not_allowed"),
+    ]:
+        async with service.client.request(method, path, headers=OPERATOR) as answer:
+            assert answer.status == status, path
+            assert answer.content_type == "application/problem+json"
+            problem(await answer.json(), status, code)
+            assert answer.headers["X-Request-ID"]
+            assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(RuntimeError("the secret inside"), 500, "internal_error"), (TimeoutError("inside"), 503, "timed_out")],
+)
+async def test_a_defect_is_a_problem_document_that_tells_nothing_of_its_inside(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+) -> None:
+    from convsync.store import Store
+
+    async def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Store, "get_page", broken)
+    async with service.client.get(f"/api/pages/{PAGE}", headers=OPERATOR) as answer:
+        assert answer.status == status
+        text = await answer.text()
+        problem(json.loads(text), status, code)
+        assert "inside" not in text
+
+
+async def test_a_function_that_is_missing_is_a_defect_without_details(service: Service, owner: Owner) -> None:
+    owner.execute("drop function convsync_api.get_page(text)")
+    _, document = await service.call("GET", f"/api/pages/{PAGE}")
+    problem(document, 500, "database_error")
+    assert "get_page" not in json.dumps(document)
+
+
+# Health
+
+
+async def test_health_is_the_process_and_readiness_the_schema(service: Service, owner: Owner) -> None:
+    async def checks() -> tuple[int, dict[str, bool]]:
+        status, document = await service.call("GET", "/readyz", key="")
+        assert document["status"] == ("ready" if status == 200 else "not_ready")
+        return status, document["checks"]
+
+    _, found = await checks()
+    assert (found["database"], found["schema"], found["serving"]) == (True, True, True)
+    owner.execute("update convsync.installation set functions_hash = 'of an older release'")
+    status, found = await checks()
+    assert (status, found["database"], found["schema"]) == (503, True, False)
+    owner.execute("drop schema convsync_api cascade")
+    status, found = await checks()
+    assert (status, found["database"], found["schema"]) == (503, False, False)
+    async with service.client.get("/healthz") as answer:
+        assert answer.status == 200
+        assert (await answer.json())["status"] == "ok"
+
+
+async def test_a_release_put_on_disk_under_a_running_service_does_not_make_it_unready(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installer, "functions_hash", lambda: "of a newer release")
+    _, document = await service.call("GET", "/readyz", key="")
+    assert document["checks"]["schema"] is True
+
+
+async def test_a_service_that_is_leaving_is_not_ready_but_answers(service: Service) -> None:
+    service.app[LIFECYCLE].stopping = True
+    status, document = await service.call("GET", "/readyz", key="")
+    assert (status, document["checks"]["serving"]) == (503, False)
+    assert (await service.call("GET", "/healthz", key=""))[0] == 200
+    assert await service.deliver(delivery(said("m_1", "hello"))) == 200
+
+
+async def test_the_service_runs_as_a_role_that_cannot_touch_a_table(service: Service, database: Any) -> None:
+    import psycopg
+
+    with psycopg.connect(database.service_url, autocommit=True) as connection:
+        for statement in (
+            "select from convsync.pages",
+            "select from convsync.contact_interaction_events",
+            "delete from convsync.dead_letters",
+            "create table public.x ()",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+# The console
+
+
+async def test_the_console_shows_pages_and_escapes_what_people_wrote(service: Service) -> None:
+    await service.add_page(name="<script>alert('x')</script> & \"Co\"")
+    async with service.client.get("/", headers=OPERATOR) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "text/html"
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        text = await answer.text()
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;Co&#34;" in text
+    assert "<script>alert" not in text
+    assert PAGE in text
+
+
+async def test_the_console_is_whole_without_a_page_and_with_a_run(service: Service) -> None:
+    async with service.client.get("/", headers=OPERATOR) as answer:
+        assert "No Page yet" in await answer.text()
+    await service.add_page(name="Harbour")
+    status, run = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE}, wait="30")
+    assert status == 200
+    async with service.client.get("/", headers=OPERATOR) as answer:
+        text = await answer.text()
+    assert "token_missing" in text
+    assert f'data-run="run_id">{run["run_id"]}<' in text
+
+
+async def test_the_consoles_files_are_served_with_their_types(service: Service) -> None:
+    for file, kind in (("console.css", "text/css"), ("console.js", "text/javascript")):
+        async with service.client.get(f"/console/{file}") as answer:
+            assert (answer.status, answer.content_type) == (200, kind)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_without_keys_the_service_listens_on_loopback_only(
+    configure: Any, database: Any, tmp_path: Any
+) -> None:
+    from convsync.settings import SettingsError
+
+    settings: Settings = configure(api_keys=None, host="0.0.0.0", data_dir=tmp_path)  # noqa: S104
+    with pytest.raises(SettingsError, match="CONVSYNC_API_KEYS"):
+        create_app(settings, database.service_url)
+    app = create_app(configure(api_keys=None, data_dir=tmp_path), database.service_url)
+    assert isinstance(app, web.Application)
+    assert (tmp_path / "api_key").stat().st_mode & 0o777 == 0o600
