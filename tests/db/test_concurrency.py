@@ -483,7 +483,11 @@ def test_many_editors_who_read_again_lose_no_edit(connect: Connect, owner: Conne
 
     with ExitStack() as stack:
         readers = [
-            stack.enter_context(psycopg.connect(owner.info.dsn, autocommit=True, row_factory=dict_row))
+            stack.enter_context(
+                psycopg.connect(
+                    owner.info.dsn, password=owner.info.password, autocommit=True, row_factory=dict_row
+                )
+            )
             for _ in editors
         ]
         with ThreadPoolExecutor(4) as threads:

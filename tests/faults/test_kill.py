@@ -170,8 +170,12 @@ async def test_two_processes_carry_one_run_one_at_a_time(world: World, tmp_path:
     async with commands(world, tmp_path) as running:
         first = await running.sync()
         await until_longer(world.simulator.calls.calls, 2, first)
+        # Answers come a second late until the second command has ended, however long that takes to start.
+        world.simulator.faults.clear()
+        world.simulator.faults.add("", "delay", seconds=1.0)
         second = await running.sync()
         code, out = await second.output()
+        world.simulator.faults.clear()
         assert (code, out) == (1, b"")
         (run,) = await world.rows("select run_id, status, fence from convsync.sync_runs")
         assert (run["status"], run["fence"]) == ("running", 1)
