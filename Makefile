@@ -29,7 +29,9 @@ test: .venv/.installed-test ## the whole suite but the long fault matrix, on the
 	@exec .venv/bin/python -m pytest -n "$(WORKERS)" -m "not faults" $(ARGS)
 
 faults: .venv/.installed-test ## the long fault matrix
-	@exec .venv/bin/python -m pytest -n "$(WORKERS)" -m faults tests/faults $(ARGS)
+	@.venv/bin/python -m pytest -n "$(WORKERS)" -m faults tests $(ARGS)
+	@CONVSYNC_LONG=1 CONVSYNC_LONG_PROPERTY=10000 exec .venv/bin/python -m pytest -n "$(WORKERS)" \
+	  tests/db/test_concurrency.py tests/db/test_order_independence.py $(ARGS)
 
 bench: .venv/.installed-test ## measure, into bench/results.json
 	@exec .venv/bin/python -m bench $(ARGS)

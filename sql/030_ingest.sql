@@ -548,7 +548,8 @@ $$;
 
 create or replace function convsync_api._ingest(p_facts jsonb, p_source text)
 returns table (
-  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer
+  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer,
+  changed boolean
 )
 language plpgsql
 volatile
@@ -658,7 +659,8 @@ begin
 
   return query
   select k.page_id, k.sender_id, c.conversation_id, c.version, k.created,
-    coalesce(d.added, 0)::integer, coalesce(d.changed, 0)::integer
+    coalesce(d.added, 0)::integer, coalesce(d.changed, 0)::integer,
+    exists (select from unnest(v_changed) n where n.page_id = k.page_id and n.conversation_id = k.conversation_id)
   from unnest(v_keys) k
   join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
   left join (
@@ -684,7 +686,9 @@ as $$
 declare
   v_now timestamptz := convsync_api._now();
 begin
-  return query select i.* from convsync_api._ingest(p_facts, p_source) i;
+  return query
+  select i.page_id, i.sender_id, i.conversation_id, i.version, i.created, i.events_added, i.events_changed
+  from convsync_api._ingest(p_facts, p_source) i;
   if p_source = 'webhook' then
     -- The freshness of a Page's webhook, at most one write a minute. After the facts: they may have brought the Page.
     -- Nobody waits here: a Page whose row is being written by another delivery gets its time from that one.

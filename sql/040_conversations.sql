@@ -14,7 +14,6 @@ declare
   v_page_id text;
   v_sender_id text;
   v_actual bigint;
-  v_before bigint;
   v_observed_at timestamptz;
   v_field text;
   v_facts jsonb;
@@ -62,11 +61,11 @@ begin
   end if;
   v_observed_at := coalesce((p_conversation ->> 'observed_at')::timestamptz, convsync_api._now());
 
-  select c.version into v_before
+  select c.version into v_actual
   from convsync.messenger_conversations c
   where c.page_id = v_page_id and c.sender_id = v_sender_id
   for no key update;
-  v_actual := coalesce(v_before, 0);
+  v_actual := coalesce(v_actual, 0);
   if p_expected_version is not null and p_expected_version <> v_actual then
     raise exception 'the conversation is at version %, not %', v_actual, p_expected_version
       using errcode = 'ZC002', detail = jsonb_build_object('expected', p_expected_version, 'actual', v_actual)::text;
@@ -91,7 +90,7 @@ begin
       from jsonb_array_elements(coalesce(p_events, '[]')) e
     ), '[]');
 
-  select i.conversation_id, i.version, i.created, i.events_added into strict v_result
+  select i.conversation_id, i.version, i.created, i.changed, i.events_added into strict v_result
   from convsync_api._ingest(v_facts, 'sql') i
   where i.page_id = v_page_id and i.sender_id = v_sender_id;
 
@@ -101,7 +100,7 @@ begin
       using errcode = 'ZC002', detail = jsonb_build_object('expected', 0, 'actual', v_result.version)::text;
   end if;
   return query select v_page_id, v_result.conversation_id, v_result.version,
-    case when v_result.created then 'created' when v_result.version is distinct from v_before then 'updated' else 'unchanged' end,
+    case when v_result.created then 'created' when v_result.changed then 'updated' else 'unchanged' end,
     v_result.events_added;
 end
 $$;

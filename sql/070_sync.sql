@@ -153,6 +153,7 @@ declare
   v_open integer;
   v_old boolean;
   v_news boolean;
+  v_missed integer := 0;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
@@ -181,6 +182,18 @@ begin
     return;
   end if;
 
+  -- Missed: there before the run began, read by nobody until now. Only asked when the front is read again.
+  if p_kind = 'list' and v_cursor.walk_pass > 1 then
+    select count(distinct f.sender_id) into v_missed
+    from unnest(convsync_api._parse_facts(p_facts)) f
+    where f.kind = 'message' and f.in_thread
+      -- Graph has whole seconds.
+      and f.at < (
+        select date_trunc('second', r.started_at) from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id)
+      and not exists (
+        select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = f.message_id);
+  end if;
+
   select coalesce(array_agg(i.sender_id) filter (where i.created or i.events_added + i.events_changed > 0), '{}'),
     coalesce(sum(i.events_added), 0)
   into v_people, v_added
@@ -190,7 +203,7 @@ begin
   if p_kind = 'list' then
     select count(*) into v_seen from jsonb_array_elements(p_threads) t;
     if v_cursor.walk_pass > 1 then
-      v_seen := 0;
+      v_seen := v_missed;
     end if;
 
     -- A thread longer than its nested slice becomes work of its own, with its own cursor. One that this run has read to the
@@ -224,8 +237,9 @@ begin
       where t.read = 'complete' and coalesce(t.unreadable, 0) = 0));
 
     -- The list moves while it is walked: what jumped to its front is seen by reading the front again, until a whole page is
-    -- older than the start of the walk and nothing new was found.
-    v_news := v_cursor.found_new or (v_cursor.walk_pass > 1 and v_changed > 0);
+    -- older than the start of the pass before, and nothing was found that had been missed. What is written while the walk goes
+    -- on is no reason to go on: on a busy Page there would always be more of it.
+    v_news := v_cursor.found_new or v_missed > 0;
     -- An empty page says nothing of what is older.
     v_old := v_cursor.walk_pass > 1 and jsonb_array_length(p_threads) > 0 and not exists (
       select
@@ -294,8 +308,8 @@ begin
   if cardinality(p_threads) = 0 then
     return;
   end if;
-  -- Bookkeeping of the sync, not a change of the conversation: no version. What this page touched is locked already; another
-  -- conversation that once had this thread must not be waited for out of order.
+  -- Bookkeeping of the sync, not a change of the conversation: no version. What the page touched is locked already, and a page
+  -- without facts waits for the one it completes.
   update convsync.messenger_conversations c
   set history_complete_at = greatest(c.history_complete_at, p_observed_at)
   from (
@@ -303,7 +317,7 @@ begin
     from convsync.messenger_conversations o
     where o.page_id = p_page_id and o.thread_id = any (p_threads)
     order by o.page_id, o.sender_id
-    for no key update skip locked
+    for no key update
   ) t
   where c.page_id = p_page_id and c.conversation_id = t.conversation_id;
 end

@@ -270,16 +270,30 @@ def test_a_conversation_that_jumped_ahead_of_the_cursor_is_found(service: Connec
     run.apply("c_1", None, ("2002", "complete"))
     moved = START + timedelta(seconds=5)
     at(service, 10)
-    run.apply(None, "c_1", ("2003", "complete"), updated=moved)
+    old = Message(PAGE, "2003", "m_old", "in", START - timedelta(days=1), "long ago", observed_at=START)
+    run.apply(None, "c_1", ("2003", "complete"), updated=moved, facts=[old])
     assert run.work() == [("list", "", "c_1")], "this page is newer than the walk: there may be more"
     run.apply("c_1", "c_2", ("2001", "complete"))
-    assert run.work() == [("list", "", None)], "something was new: a third pass"
+    assert run.work() == [("list", "", None)], "somebody had been missed: a third pass"
     run.apply(None, "c_1", ("2003", "complete"), updated=moved)
     run.apply("c_1", "c_2", ("2001", "complete"))
     assert run.work() == []
     assert run.finish() == "succeeded"
     document = run.document()
-    assert (document["messages_added"], document["conversations_seen"]) == (3, 2)
+    assert (document["messages_added"], document["conversations_seen"]) == (4, 3)
+
+
+def test_what_is_written_during_the_walk_is_no_reason_to_walk_on(service: Connection) -> None:
+    at(service, 0)
+    run = Run(service)
+    run.apply(None, None, ("2001", "complete"))
+    at(service, 10)
+    run.apply(None, "c_1", ("2001", "complete"), ("2002", "complete"), updated=START + timedelta(seconds=5))
+    run.apply("c_1", None, ("2003", "complete"))
+    assert run.work() == [("list", "", None)], "2003 had been missed"
+    run.apply(None, None, ("2004", "complete"), updated=START + timedelta(seconds=12))
+    assert run.work() == [], "2004 is new"
+    assert run.document()["messages_added"] == 4
 
 
 # --- how a run ends

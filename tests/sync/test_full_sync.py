@@ -169,6 +169,34 @@ async def test_messages_that_arrive_all_through_the_walk_are_all_found(world: Wo
     assert verdict.conversations == 62
 
 
+async def test_page_where_people_never_stop_writing_is_synced_all_the_same(world: World) -> None:
+    """With each call somebody writes, somebody new too. There is always more; what was there before is whole."""
+    population = world.simulator.population
+    before = {
+        message.message_id
+        for conversation in population.conversations
+        for message in population.visible_messages(conversation)
+    }
+    threads = sorted(population.conversations, key=lambda one: one.key)
+
+    def write(number: int, call: Any) -> None:
+        population.new_message(threads[number * 7 % len(threads)], "in", f"while call {number} was under way")
+        if number % 5 == 0:
+            population.new_message(None, "in", "and I am new here")
+
+    world.on_call(write)
+    outcome = await world.sync()
+
+    assert outcome.status == "succeeded"
+    # The walk, the threads that are longer than their slice, and the front twice.
+    assert world.calls() < 120
+    found = await world.rows("select message_id from convsync.contact_interaction_events")
+    assert before <= {row["message_id"] for row in found}
+    (run,) = await world.rows("select conversations_seen from convsync.sync_runs")
+    people = await world.value("select count(*) from convsync.messenger_conversations")
+    assert 60 <= run["conversations_seen"] <= people
+
+
 async def test_empty_page_with_a_next_does_not_end_the_list(world: World) -> None:
     empty = world.simulator.faults.add(LIST_CALL, "empty_page", times=2, after=3)
     nested = world.simulator.faults.add("/messages", "empty_page", times=1)

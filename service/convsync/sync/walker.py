@@ -20,7 +20,7 @@ import structlog
 from convsync.errors import BadData, InvalidArgument, NotFound
 from convsync.facts import Fact, Json
 from convsync.graph.client import GraphAnswer, node_path
-from convsync.graph.errors import TIMEOUT, UNREADABLE, ErrorClass, GraphError
+from convsync.graph.errors import NO_CONNECTION, TIMEOUT, UNREADABLE, ErrorClass, GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
     list_fields,
@@ -240,6 +240,10 @@ class Walker:
     ) -> Size | None:
         """Do what an error asks for; return the ceiling of the next try, or raise what ends the tries."""
         failed = failures[error.error_class]
+        if error.type == NO_CONNECTION and failed >= BUDGETS[ErrorClass.TRANSIENT]:
+            # Graph is not to be reached, which says nothing of this page: the run waits at its cursors.
+            self._control.stop("graph_unreachable")
+            raise Stopped
         match error.error_class:
             case ErrorClass.THROTTLED:
                 # The block is recorded; the budget says when to call again. No try is used up.
