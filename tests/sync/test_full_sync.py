@@ -16,7 +16,7 @@ import pytest
 
 from convsync.sync.ports import Time
 from convsync.sync.runner import Outcome
-from sync.world import LIST_CALL, World, open_world
+from sync.world import LIST_CALL, FastTime, World, open_world
 
 # Small answers, so that a small inbox takes many calls and has a middle.
 SMALL_ANSWERS = {"max_conversations_per_call": 4, "max_messages_per_call": 20}
@@ -463,4 +463,28 @@ async def test_two_calls_per_second_are_never_exceeded(database: Any) -> None:
         assert world.calls() >= 6
         assert world.simulator.state.limits[world.page_id].violations == 0
         assert not any(call.refused for call in world.simulator.calls.calls)
+        assert (await world.verdict()).clean
+
+
+async def test_graph_that_cannot_be_reached_pauses_the_run_where_it_is(database: Any) -> None:
+    """An outage says nothing of the page that was asked for: no failed batch, and not from the front again."""
+    async with open_world(database, clock=FastTime(1000)) as world:
+        reachable = world.graph._base
+
+        def unplug(number: int, call: Any) -> None:
+            if number == 3:
+                world.graph._base = "http://127.0.0.1:9/v26.0"
+
+        world.on_call(unplug)
+        outcome = await world.sync(concurrency=1, lease_seconds=1_000_000)
+        assert (outcome.status, outcome.reason) == ("paused", "graph_unreachable")
+        (cursor,) = await world.rows(
+            "select last_cursor, failed from convsync.sync_cursors where kind = 'list'"
+        )
+        assert cursor["last_cursor"] is not None
+        assert not cursor["failed"]
+
+        world.graph._base = reachable
+        again = await world.sync(lease_seconds=1_000_000)
+        assert (again.status, again.run_id) == ("succeeded", outcome.run_id)
         assert (await world.verdict()).clean

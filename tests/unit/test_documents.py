@@ -1,0 +1,40 @@
+"""What the documents point at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def names(document: Path) -> set[tuple[str, str]]:
+    """Each `tests/file.py::test_name`; a bare `::test_name` belongs to the file named before it."""
+    found, file = set(), ""
+    text = document.read_text(encoding="utf-8")
+    for part in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?(?:\[[^]`]*\])?`", text):
+        file = part[0] or file
+        if part[1]:
+            found.add((file, part[1]))
+    return found
+
+
+def test_the_flaws_are_proved_by_tests_that_exist() -> None:
+    cited = names(ROOT / "docs" / "flaws.md")
+    assert len(cited) > 30
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(cited)
+        if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert missing == []
