@@ -552,7 +552,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._parse_facts(p_facts);
+  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
   v_now timestamptz := convsync_api._now();
   v_xid xid8;
   v_keys convsync.conversation_key[];
@@ -562,12 +562,16 @@ begin
   if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
     raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
   end if;
-  if v_facts is null then
+  if coalesce(cardinality(v_facts), 0) = 0 then
     return;
   end if;
   v_xid := pg_current_xact_id();
   v_keys := convsync_api._lock_conversations(v_facts);
   v_keys := convsync_api._lock_other_owners(v_facts, v_keys);
+  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
+    -- Somebody of these was erased between the look and the locks.
+    raise exception 'a contact was erased meanwhile, try again' using errcode = '40001';
+  end if;
   v_deltas := convsync_api._ingest_messages(v_facts, v_keys, p_source, v_now);
   if exists (select from unnest(v_facts) f where f.kind in ('edit', 'reaction', 'unsend')) then
     v_deltas := v_deltas || convsync_api._ingest_amendments(v_facts, v_keys, v_now);
@@ -639,8 +643,8 @@ begin
   into v_changed
   from folded f;
 
-  insert into convsync.conversation_changes as h (page_id, xid, conversation_id, version, kinds, changed_at)
-  select c.page_id, v_xid, c.conversation_id, c.version,
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version,
     coalesce((select array_agg(distinct d.kind order by d.kind) from unnest(v_deltas) d
       where d.page_id = c.page_id and d.conversation_id = c.conversation_id), '{receipt}'), v_now
   from unnest(v_changed) n

@@ -183,8 +183,8 @@ begin
   where c.page_id = p_page_id and c.conversation_id = p_conversation_id
   returning c.version into strict v_version;
 
-  insert into convsync.conversation_changes as h (page_id, xid, conversation_id, version, kinds, changed_at)
-  values (p_page_id, v_xid, p_conversation_id, v_version, '{edit_by_person}', v_now)
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  values (p_page_id, convsync_api._epoch(), v_xid, p_conversation_id, v_version, '{edit_by_person}', v_now)
   on conflict on constraint conversation_changes_once_per_transaction do update
   set version = excluded.version,
     kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
