@@ -82,7 +82,7 @@ create table convsync.messenger_conversations (
   )
 ) with (fillfactor = 85);
 create index messenger_conversations_newest
-  on convsync.messenger_conversations (page_id, last_message_time desc nulls last, conversation_id desc);
+  on convsync.messenger_conversations (page_id, coalesce(last_message_time, 'epoch'::timestamptz) desc, conversation_id desc);
 create index messenger_conversations_thread on convsync.messenger_conversations (page_id, thread_id);
 comment on table convsync.messenger_conversations is
   'One conversation of a Page with one person. Rows are never deleted. A person without an id is thread:<thread_id>.';

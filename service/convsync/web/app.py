@@ -20,7 +20,17 @@ from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.web import middlewares
-from convsync.web.routes import console, health, pages, sync, webhook
+from convsync.web.routes import (
+    changes,
+    compliance,
+    console,
+    conversations,
+    dead_letters,
+    health,
+    pages,
+    sync,
+    webhook,
+)
 from convsync.web.routing import ROUTES
 from convsync.web.state import COMMIT, CONTACTS, GRAPH, LIFECYCLE, RUNNER, SETTINGS, STORE, TOKENS, Lifecycle
 from convsync.webhook.group_commit import GroupCommit
@@ -29,7 +39,7 @@ from convsync.webhook.group_commit import GroupCommit
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
 
-_MODULES = (console, health, pages, sync, webhook)
+_MODULES = (changes, compliance, console, conversations, dead_letters, health, pages, sync, webhook)
 _log = structlog.get_logger(__name__)
 
 
