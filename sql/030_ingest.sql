@@ -645,10 +645,14 @@ begin
 
   insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
   select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version,
-    coalesce((select array_agg(distinct d.kind order by d.kind) from unnest(v_deltas) d
-      where d.page_id = c.page_id and d.conversation_id = c.conversation_id), '{receipt}'), v_now
+    coalesce(d.kinds, '{receipt}'), v_now
   from unnest(v_changed) n
   join convsync.messenger_conversations c on c.page_id = n.page_id and c.conversation_id = n.conversation_id
+  left join (
+    select x.page_id, x.conversation_id, array_agg(distinct x.kind order by x.kind) as kinds
+    from unnest(v_deltas) x
+    group by x.page_id, x.conversation_id
+  ) d on d.page_id = c.page_id and d.conversation_id = c.conversation_id
   order by c.page_id, c.conversation_id
   on conflict on constraint conversation_changes_once_per_transaction do update
   set version = excluded.version,

@@ -62,7 +62,7 @@ async def set_position(request: web.Request) -> web.Response:
 
 @route("GET", "/api/changes/stream", access="read")
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes without a gap."""
+    """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes."""
     store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], _pages(request)
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
     # An error of the first read is still an ordinary answer.
