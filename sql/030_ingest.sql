@@ -203,8 +203,6 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_inserted text[];
-  v_amended bigint;
-  v_taken_over bigint;
   v_rest convsync.fact[];
   v_round integer;
   v_deltas convsync.conversation_delta[];
@@ -213,39 +211,47 @@ begin
   with inserted as (
     insert into convsync.contact_interaction_events as e (
       page_id, message_id, conversation_id, event_type, direction, in_thread, event_timestamp, received_at, source,
-      text_original, text_graph, text_graph_at, graph_at, metadata,
-      num_edit, edited_at, edited_text, unsent_at, reaction_marks
+      text_original, text_graph, text_graph_at, graph_at, metadata
     )
     select f.page_id, f.message_id, k.conversation_id, f.event_type, f.direction, f.in_thread, f.at, p_now, p_source,
       case when f.observed_at is null then nullif(f.text, '') end,
       case when f.observed_at is not null then nullif(f.text, '') end,
       case when nullif(f.text, '') is not null then f.observed_at end,
       f.observed_at,
-      case when a.reaction_marks is not null or f.metadata -> 'graph' ? 'reactions' or f.metadata ? 'reactions'
-        then convsync_api._fold_metadata(f.metadata, a.reaction_marks, f.observed_at) else f.metadata end,
-      a.num_edit, a.edited_at, a.edited_text, a.unsent_at, a.reaction_marks
+      case when f.metadata -> 'graph' ? 'reactions' or f.metadata ? 'reactions'
+        then convsync_api._fold_metadata(f.metadata, null, f.observed_at) else f.metadata end
     from unnest(p_facts) f
     join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
-    left join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
     where f.kind = 'message' and f.round = 1
     order by f.page_id collate "C", f.message_id collate "C"
     on conflict on constraint contact_interaction_events_pkey do nothing
-    returning e.page_id, e.message_id, e.conversation_id, e.event_type, e.in_thread, e.deleted_at,
-      e.num_edit is not null or e.unsent_at is not null or e.reaction_marks is not null as amended
+    returning e.page_id, e.message_id, e.conversation_id, e.event_type, e.in_thread
   )
-  select array_agg(i.page_id || ' ' || i.message_id), count(*) filter (where i.amended),
-    array_agg(row(i.page_id, i.conversation_id, i.event_type, 1, 0,
-      (i.in_thread and i.deleted_at is null)::integer)::convsync.conversation_delta)
-  into v_inserted, v_amended, v_deltas
+  select array_agg(i.page_id || ' ' || i.message_id),
+    array_agg(row(i.page_id, i.conversation_id, i.event_type, 1, 0, i.in_thread::integer)::convsync.conversation_delta)
+  into v_inserted, v_deltas
   from inserted i;
 
-  delete from convsync.pending_amendments a
-  using unnest(p_facts) f
-  where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
-  get diagnostics v_taken_over = row_count;
-  if v_taken_over <> v_amended then
-    -- It committed while our insert waited for it, from somebody who takes the message for another person's.
-    raise exception 'a message was amended meanwhile, try again' using errcode = '40001';
+  -- What waited for its message is read only now: whoever amends it takes the message's key first (see _ingest_amendments).
+  with amended as (
+    update convsync.contact_interaction_events e
+    set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
+      reaction_marks = a.reaction_marks,
+      metadata = case when a.reaction_marks is null then e.metadata
+        else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
+    from unnest(p_facts) f
+    join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+    where f.kind = 'message' and f.round = 1 and e.page_id = a.page_id and e.message_id = a.message_id
+    returning e.page_id, e.conversation_id, e.event_type, -(e.in_thread and e.deleted_at is not null)::integer as live
+  )
+  select array_agg(row(a.page_id, a.conversation_id, a.event_type, 0, 0, a.live)::convsync.conversation_delta)
+  into v_more
+  from amended a;
+  if v_more is not null then
+    v_deltas := v_deltas || v_more;
+    delete from convsync.pending_amendments a
+    using unnest(p_facts) f
+    where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
   end if;
 
   -- What was there before, or came twice in this call.

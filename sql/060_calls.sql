@@ -110,6 +110,9 @@ begin
   if p_block_scope is not null and p_block_scope not in ('page', 'app') then
     raise exception 'block scope must be page or app' using errcode = 'ZC003', hint = 'p_block_scope';
   end if;
+  if p_block_scope is not null and (p_block_seconds is null or p_block_seconds < 0) then
+    raise exception 'a block needs its seconds' using errcode = 'ZC003', hint = 'p_block_seconds';
+  end if;
   -- The app's row comes first: its key is the smaller one.
   if p_block_scope = 'app' then
     insert into convsync.call_budgets as b (page_id, blocked_until, block_reason)

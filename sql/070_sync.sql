@@ -132,7 +132,7 @@ at the front. Errors: ZC004.$c$;
 create or replace function convsync_api.apply_sync_page(
   p_page_id text, p_run_id bigint, p_fence bigint, p_kind text, p_thread_id text, p_cursor text, p_next_cursor text,
   p_observed_at timestamptz, p_facts jsonb, p_threads jsonb default '[]', p_unreadable integer default 0,
-  p_lease_seconds numeric default 15
+  p_lease_seconds numeric default 15, p_walk_pass integer default null
 )
 returns table (applied boolean, conversations_changed integer, messages_added integer, open_work integer)
 language plpgsql
@@ -155,6 +155,12 @@ declare
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
+  if p_kind is null or p_kind not in ('list', 'thread') then
+    raise exception 'kind must be list or thread' using errcode = 'ZC003', hint = 'p_kind';
+  end if;
+  if p_observed_at is null or not isfinite(p_observed_at) then
+    raise exception 'the instant the call was granted is missing' using errcode = 'ZC003', hint = 'p_observed_at';
+  end if;
   if jsonb_typeof(coalesce(p_threads, '[]')) <> 'array' then
     raise exception 'p_threads must be an array' using errcode = 'ZC003', hint = 'p_threads';
   end if;
@@ -165,7 +171,8 @@ begin
   select s.* into v_cursor
   from convsync.sync_cursors s
   where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = p_kind and s.thread_id = coalesce(p_thread_id, '');
-  if not found or v_cursor.completed or v_cursor.failed or v_cursor.last_cursor is distinct from p_cursor then
+  if not found or v_cursor.completed or v_cursor.failed or v_cursor.last_cursor is distinct from p_cursor
+    or p_walk_pass <> v_cursor.walk_pass then
     -- This page was applied already: the answer to that commit was lost on its way.
     select count(*) into v_open from convsync.sync_cursors s
     where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed;
@@ -207,7 +214,7 @@ begin
       and (s.updated_time, s.reported_count, s.newest_id)
         is distinct from (excluded.updated_time, excluded.reported_count, excluded.newest_id);
 
-    perform convsync_api._complete_history(p_page_id, v_now, array(
+    perform convsync_api._complete_history(p_page_id, p_observed_at, array(
       select t.thread_id
       from jsonb_to_recordset(p_threads) t (thread_id text, read text, unreadable integer)
       where t.read = 'complete' and coalesce(t.unreadable, 0) = 0));
@@ -237,7 +244,7 @@ begin
       updated_at = v_now
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = p_thread_id;
     if p_next_cursor is null and v_cursor.unreadable + coalesce(p_unreadable, 0) = 0 then
-      perform convsync_api._complete_history(p_page_id, v_now, array[p_thread_id]);
+      perform convsync_api._complete_history(p_page_id, p_observed_at, array[p_thread_id]);
     end if;
   end if;
 
@@ -245,7 +252,8 @@ begin
   set conversations_seen = r.conversations_seen + v_seen,
     conversations_changed = r.conversations_changed + v_changed,
     messages_added = r.messages_added + v_added,
-    unreadable = r.unreadable + coalesce(p_unreadable, 0),
+    -- The front of the list is read more than once; what it does not give counts the first time.
+    unreadable = r.unreadable + case when p_kind = 'list' and v_cursor.walk_pass > 1 then 0 else coalesce(p_unreadable, 0) end,
     pages_applied = r.pages_applied + 1,
     progress = r.progress + 1,
     lease_expires_at = greatest(r.lease_expires_at, v_now + p_lease_seconds * interval '1 second'),
@@ -257,14 +265,15 @@ begin
   return query select true, v_changed, v_added, v_open;
 end
 $$;
-comment on function convsync_api.apply_sync_page(text, bigint, bigint, text, text, text, text, timestamptz, jsonb, jsonb, integer, numeric) is
+comment on function convsync_api.apply_sync_page(text, bigint, bigint, text, text, text, text, timestamptz, jsonb, jsonb, integer, numeric, integer) is
 $c$Applies one page that was read, in one transaction: its facts, the cursor, the counters, the threads that need more reading.
-p_kind: list or thread; p_cursor: the cursor the page was read with; p_next_cursor: null at the end. p_threads, for a page of the
+p_kind: list or thread; p_cursor, p_walk_pass: the cursor and pass the page was read with, as next_sync_work gave them;
+p_next_cursor: null at the end; p_observed_at: when its call was granted, history is complete as of then. p_threads, for a page of the
 list: an array of thread_id, sender_id, updated_time, message_count, newest_id, read (complete, more, unread), next_cursor,
 unreadable. A page that was applied before (its cursor has moved on) changes nothing: applied is false.
 Errors: ZC003, ZC004, and those of ingest.$c$;
 
-create or replace function convsync_api._complete_history(p_page_id text, p_now timestamptz, p_threads text[])
+create or replace function convsync_api._complete_history(p_page_id text, p_observed_at timestamptz, p_threads text[])
 returns void
 language plpgsql
 volatile
@@ -279,7 +288,7 @@ begin
   -- Bookkeeping of the sync, not a change of the conversation: no version. What this page touched is locked already; another
   -- conversation that once had this thread must not be waited for out of order.
   update convsync.messenger_conversations c
-  set history_complete_at = p_now
+  set history_complete_at = greatest(c.history_complete_at, p_observed_at)
   from (
     select o.conversation_id
     from convsync.messenger_conversations o

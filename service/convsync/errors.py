@@ -123,12 +123,13 @@ def from_database(error: psycopg.Error | psycopg_pool.PoolTimeout | psycopg_pool
     """The exception the service raises for what psycopg or its pool raised."""
     state = getattr(error, "sqlstate", None)
     if state is None:
-        # No SQLSTATE: the connection broke, could not be made, or none was free in time.
-        kind: type[ConvsyncError] = (
-            DatabaseUnavailable
-            if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-            else DatabaseError
-        )
+        # No SQLSTATE: the connection broke, could not be made, or none was free in time; or psycopg itself
+        # refused a value (text with U+0000).
+        kind: type[ConvsyncError] = DatabaseError
+        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+            kind = DatabaseUnavailable
+        elif isinstance(error, psycopg.DataError):
+            kind = BadData
         return kind(kind.title)
     kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], DatabaseError)
     diag = error.diag if isinstance(error, psycopg.Error) else None

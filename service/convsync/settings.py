@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -63,7 +64,10 @@ class Settings(BaseSettings):
     @classmethod
     def _plain_url(cls, value: str) -> str:
         value = value.rstrip("/")
-        if not value.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+        # By its parts: http://localhost.example.org and http://localhost@example.org begin like this machine.
+        parts = urlsplit(value)
+        here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if not parts.hostname or not (parts.scheme == "https" or here):
             raise ValueError("must be https, or http on this machine: tokens travel there")
         return value
 
@@ -129,8 +133,10 @@ def parse_api_keys(value: SecretStr) -> list[ApiKey]:
             continue
         name, _, rest = entry.partition(":")
         role, _, rest = rest.partition(":")
-        secret, _, pages = rest.partition(":")
-        if not name or role not in ("read", "operate") or len(secret) < 16:
+        secret, limited, pages = rest.partition(":")
+        page_ids = frozenset(page for page in pages.split("+") if page)
+        # A list of Pages that came out empty must not open all of them.
+        if not name or role not in ("read", "operate") or len(secret) < 16 or (limited and not page_ids):
             raise ValueError(
                 f"entry {number + 1} must be name:role:key[:page_id+page_id] with role read or operate "
                 "and a key of at least 16 characters"
@@ -140,7 +146,7 @@ def parse_api_keys(value: SecretStr) -> list[ApiKey]:
                 name,
                 "operate" if role == "operate" else "read",
                 SecretStr(secret),
-                frozenset(page for page in pages.split("+") if page),
+                page_ids,
             )
         )
     if len({key.name for key in keys}) != len(keys):
@@ -151,7 +157,9 @@ def parse_api_keys(value: SecretStr) -> list[ApiKey]:
 def find_key(keys: list[ApiKey], presented: str) -> ApiKey | None:
     """The key that was presented; every one is compared, each in constant time."""
     found = None
+    # Header bytes that are not UTF-8 arrive as lone surrogates.
+    shown = presented.encode("utf-8", "surrogatepass")
     for key in keys:
-        if secrets.compare_digest(key.secret.get_secret_value().encode(), presented.encode()):
+        if secrets.compare_digest(key.secret.get_secret_value().encode(), shown):
             found = key
     return found

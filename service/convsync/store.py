@@ -123,6 +123,29 @@ class FeedLag:
     blocking_since: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference of Graph and mirror: `missing`, `extra` or `differing`, or a `count` to look into.
+
+    `what` is `message` or `conversation`, `id` its message_id or sender_id; `thread_id` is not always
+    known. One that is not `settled` may be explained by something still under way.
+    """
+
+    finding: str
+    what: str
+    id: str
+    thread_id: str | None
+    detail: str | None
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MirroredConversation:
+    conversation_id: int
+    sender_id: str
+    thread_id: str | None
+
+
 def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnectionPool[Any]:
     """A pool its owner opens. Fit for a transaction pooler: nothing prepared, no session state."""
     return psycopg_pool.AsyncConnectionPool(
@@ -520,6 +543,7 @@ class Store:
         threads: Sequence[Json] = (),
         unreadable: int = 0,
         lease_seconds: float = 15,
+        walk_pass: int | None = None,
     ) -> Applied:
         return await self._one(
             Applied,
@@ -527,7 +551,8 @@ class Store:
                p_run_id => %(run_id)s, p_fence => %(fence)s, p_kind => %(kind)s,
                p_thread_id => %(thread_id)s, p_cursor => %(cursor)s, p_next_cursor => %(next_cursor)s,
                p_observed_at => %(observed_at)s, p_facts => %(facts)s, p_threads => %(threads)s,
-               p_unreadable => %(unreadable)s, p_lease_seconds => %(lease_seconds)s::numeric)""",
+               p_unreadable => %(unreadable)s, p_lease_seconds => %(lease_seconds)s::numeric,
+               p_walk_pass => %(walk_pass)s)""",
             page_id=page_id,
             run_id=run_id,
             fence=fence,
@@ -540,6 +565,7 @@ class Store:
             threads=Jsonb(list(threads)),
             unreadable=unreadable,
             lease_seconds=lease_seconds,
+            walk_pass=walk_pass,
         )
 
     async def restart_sync_list(
@@ -652,6 +678,59 @@ class Store:
         """Whether the database keeps what it says it kept: its durable settings, and the schema's version."""
         health: Json = await self._value("select convsync_api.health()")
         return health
+
+    # Proof
+
+    async def compare_facts(self, *, page_id: str, facts: Sequence[Fact]) -> list[Finding]:
+        """What the mirror holds otherwise than messages and threads that Graph just told. Changes nothing."""
+        return await self._all(
+            Finding,
+            "select * from convsync_api.compare_facts(p_page_id => %(page_id)s, p_facts => %(facts)s)",
+            page_id=page_id,
+            facts=_facts(facts),
+        )
+
+    async def compare_thread(
+        self,
+        *,
+        page_id: str,
+        thread_id: str,
+        message_ids: Sequence[str],
+        observed_at: datetime,
+        sender_id: str | None = None,
+    ) -> list[Finding]:
+        """The live messages of a thread that are not among all those Graph listed in it. Changes nothing."""
+        return await self._all(
+            Finding,
+            """select * from convsync_api.compare_thread(p_page_id => %(page_id)s,
+               p_thread_id => %(thread_id)s, p_message_ids => %(message_ids)s::text[],
+               p_observed_at => %(observed_at)s, p_sender_id => %(sender_id)s)""",
+            page_id=page_id,
+            thread_id=thread_id,
+            message_ids=list(message_ids),
+            observed_at=observed_at,
+            sender_id=sender_id,
+        )
+
+    async def conversations_to_find(
+        self, *, page_id: str, before: datetime, after: int = 0, limit: int = 1000
+    ) -> list[MirroredConversation]:
+        """The next conversations, after `after`, that a list of the Page read since `before` must show."""
+        return await self._all(
+            MirroredConversation,
+            """select * from convsync_api.conversations_to_find(p_page_id => %(page_id)s,
+               p_before => %(before)s, p_after => %(after)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            after=after,
+            limit=limit,
+        )
+
+    async def history_complete(self, *, page_id: str) -> bool:
+        complete: bool = await self._value(
+            "select convsync_api.history_complete(p_page_id => %(page_id)s)", page_id=page_id
+        )
+        return complete
 
 
 def _facts(batch: Sequence[Fact]) -> Jsonb:

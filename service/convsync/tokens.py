@@ -35,7 +35,8 @@ def key_from_file(path: Path) -> str:
     except FileNotFoundError:
         pass
     key = new_key()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    # A name of its own for each writer: threads share a process id, and a killed process leaves its file.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(key + "\n")
@@ -48,6 +49,12 @@ def key_from_file(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     finally:
         temporary.unlink()
+    # What is sealed with this key may reach the disk before the directory does.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
     return key
 
 

@@ -1,6 +1,6 @@
 -- The one way in: what each kind of fact becomes, what is counted, and what is refused.
 begin;
-select plan(76);
+select plan(78);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -151,12 +151,20 @@ select results_eq(
   $$select * from pg_temp.ingest('webhook', '{"kind": "watermark", "page_id": "100", "sender_id": "2001", "what": "read", "at": "2026-03-01T10:00:00Z"}')$$,
   $$values ('100', '2001', 6::bigint, false, 0, 0)$$, 'an older one changes nothing');
 
+select results_eq(
+  $$select * from pg_temp.ingest('webhook', pg_temp.message('m_5', 'late', '08:00'),
+    '{"kind": "watermark", "page_id": "100", "sender_id": "2001", "what": "read", "at": "2026-03-01T10:00:00Z"}')$$,
+  $$values ('100', '2001', 7::bigint, false, 1, 0)$$, 'also beside something that does');
+select is((select read_watermark from convsync.messenger_conversations where page_id = '100' and sender_id = '2001'), '2026-03-01T11:00:00Z',
+  'a watermark never falls');
+call pg_temp.next_transaction();
+
 -- A thread snapshot
 
 select results_eq(
   $$select * from pg_temp.ingest('sync', '{"kind": "thread", "page_id": "100", "sender_id": "2001", "thread_id": "t_1", "observed_at": "2026-03-01T11:30:00Z",
     "fields": {"name": "Ann", "unread_count": 2, "snippet": "hello", "can_reply": true, "reported_count": 3, "updated_time": "2026-03-01T11:00:00Z"}}')$$,
-  $$values ('100', '2001', 7::bigint, false, 0, 0)$$, 'a snapshot changes the conversation');
+  $$values ('100', '2001', 8::bigint, false, 0, 0)$$, 'a snapshot changes the conversation');
 select results_eq(
   $$select sender_name, thread_id::text collate "default", unread_count, snippet, can_reply, reported_count, updated_time from convsync.messenger_conversations where sender_id = '2001'$$,
   $$values ('Ann', 't_1', 2, 'hello', true, 3, '2026-03-01T11:00:00Z'::timestamptz)$$, 'each requested field');
@@ -164,19 +172,19 @@ call pg_temp.next_transaction();
 select results_eq(
   $$select * from pg_temp.ingest('sync', '{"kind": "thread", "page_id": "100", "sender_id": "2001", "thread_id": "t_1", "observed_at": "2026-03-01T11:31:00Z",
     "fields": {"name": "Ann", "unread_count": 2, "snippet": "hello", "can_reply": true, "reported_count": 3, "updated_time": "2026-03-01T11:00:00Z"}}')$$,
-  $$values ('100', '2001', 7::bigint, false, 0, 0)$$, 'the same seen again later is no change');
+  $$values ('100', '2001', 8::bigint, false, 0, 0)$$, 'the same seen again later is no change');
 
 -- A read of Graph's beside what the webhook said
 
 select results_eq(
   $$select * from pg_temp.ingest('sync', pg_temp.message('m_1', 'hello', '10:00', '{"observed_at": "2026-03-01T11:40:00Z",
     "metadata": {"graph": {"attachments": [{"url": "https://cdn.example/a.jpg?oh=1"}]}}}'))$$,
-  $$values ('100', '2001', 8::bigint, false, 0, 1)$$, 'what Graph adds to a known message changes it');
+  $$values ('100', '2001', 9::bigint, false, 0, 1)$$, 'what Graph adds to a known message changes it');
 call pg_temp.next_transaction();
 select results_eq(
   $$select * from pg_temp.ingest('sync', pg_temp.message('m_1', 'hello', '10:00', '{"observed_at": "2026-03-01T11:41:00Z",
     "metadata": {"graph": {"attachments": [{"url": "https://cdn.example/a.jpg?oh=2"}]}}}'))$$,
-  $$values ('100', '2001', 8::bigint, false, 0, 0)$$, 'a link with a renewed signature is no change');
+  $$values ('100', '2001', 9::bigint, false, 0, 0)$$, 'a link with a renewed signature is no change');
 select is((select metadata -> 'graph' -> 'attachments' -> 0 ->> 'url' from convsync.contact_interaction_events where message_id = 'm_1' and page_id = '100'),
   'https://cdn.example/a.jpg?oh=2', 'but is the one that is kept');
 select is((select event_timestamp from convsync.contact_interaction_events where message_id = 'm_1' and page_id = '100'), '2026-03-01T10:00:00.25Z',

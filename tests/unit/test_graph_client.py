@@ -111,12 +111,24 @@ async def test_fields_with_braces_arrive_as_they_were_meant() -> None:
     assert server.requests[0].query["fields"] == fields
 
 
-async def test_a_post_is_a_call_like_any_other() -> None:
-    async with Server(answers({"success": "true"})) as server, GraphClient(server.url) as graph:
+async def test_a_post_is_a_call_like_any_other_with_its_parameters_in_the_body() -> None:
+    forms: list[dict[str, object]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        forms.append(dict(await request.post()))
+        return web.json_response({"success": "true"})
+
+    async with (
+        Server(handler) as server,
+        GraphClient(server.url, app_secret="secret", now=lambda: 1767225600.9) as graph,
+    ):
         answer = await graph.post("1/subscribed_apps", {"subscribed_fields": "messages"}, TOKEN)
     assert answer.data == {"success": "true"}
-    request = server.requests[0]
-    assert (request.method, request.query["subscribed_fields"]) == ("POST", "messages")
+    (request,) = server.requests
+    assert (request.method, request.path_qs) == ("POST", "/v26.0/1/subscribed_apps")
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert forms[0]["subscribed_fields"] == "messages"
+    assert forms[0].keys() == {"subscribed_fields", "appsecret_proof", "appsecret_time"}
 
 
 async def test_an_id_from_outside_cannot_reach_another_path() -> None:

@@ -117,7 +117,10 @@ class GraphClient:
         return await self._send("GET", path, params, token)
 
     async def post(self, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
-        """Make one POST, otherwise as `get`. What Graph did after an error without answer is unknown."""
+        """Make one POST with `params` as a form in its body, otherwise as `get`.
+
+        What Graph did before an error without an answer is unknown.
+        """
         return await self._send("POST", path, params, token)
 
     async def _send(self, method: str, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
@@ -125,14 +128,23 @@ class GraphClient:
             raise RuntimeError("GraphClient is not open")
         if not _NEVER_IN_ADDRESS.isdisjoint(params):
             raise ValueError("tokens and proofs are not parameters")
-        query = {name: str(value) for name, value in params.items()}
+        sent = {name: str(value) for name, value in params.items()}
         if self._app_secret is not None:
-            query |= self._proof(token)
-        url = URL(f"{self._base}/{path}", encoded=True).with_query(query)
+            sent |= self._proof(token)
+        url = URL(f"{self._base}/{path}", encoded=True)
+        form = None
+        if method == "GET":
+            url = url.with_query(sent)
+        else:
+            form = sent
         started = time.monotonic()
         try:
             async with self._session.request(
-                method, url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False
+                method,
+                url,
+                data=form,
+                headers={"Authorization": f"Bearer {token}"},
+                allow_redirects=False,
             ) as response:
                 body = await self._read(response)
                 ms = _milliseconds_since(started)

@@ -121,6 +121,7 @@ class SyncStore(Protocol):
         threads: Sequence[Json],
         unreadable: int,
         lease_seconds: float,
+        walk_pass: int,
     ) -> Applied:
         """Facts, cursor, counters and lease in one transaction; the same page again changes nothing."""
         ...

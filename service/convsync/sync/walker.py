@@ -166,6 +166,7 @@ class Walker:
                     threads=page.threads,
                     unreadable=page.unreadable,
                     lease_seconds=self._lease_seconds,
+                    walk_pass=work.walk_pass,
                 )
             )
         except (BadData, InvalidArgument) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,8 @@ from convsync.webhook.group_commit import GroupCommit
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
+_TIDY_AGAIN_SECONDS = 30.0
+_DAY_SECONDS = 86_400.0
 
 _MODULES = (changes, compliance, console, conversations, dead_letters, health, pages, sync, webhook)
 _log = structlog.get_logger(__name__)
@@ -69,7 +71,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     return app
 
 
-def _database(url: str):  # type: ignore[no-untyped-def] # aiohttp's own callback type
+def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         pool = create_pool(url, size=app[SETTINGS].pool_max, name="serve")
         # Not waited for: the service answers (not ready, 503) while its database is away.
@@ -111,15 +113,31 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
+        tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
         yield
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        for task in (reading, supervising):
+        for task in (tidying, reading, supervising):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
         await committing
+
+
+async def _tidy(store: Store, dead_letter_days: int) -> None:
+    """Once at the start and then daily: the feed's epoch, and dead letters past their time."""
+    while True:
+        try:
+            await store.begin_feed_epoch()
+            gone = await store.expire_dead_letters(days=dead_letter_days)
+        except errors.ConvsyncError as error:
+            _log.warning("not_tidied", error=error.message)
+            await asyncio.sleep(_TIDY_AGAIN_SECONDS)
+        else:
+            if gone:
+                _log.info("dead_letters_expired", count=gone)
+            await asyncio.sleep(_DAY_SECONDS)
 
 
 async def _stop_taking(app: web.Application) -> None:

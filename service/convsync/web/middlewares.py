@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -86,8 +85,11 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    except (ConnectionResetError, TimeoutError):
+    except ConnectionResetError:
         raise
+    except TimeoutError:
+        _log.warning("request_timed_out", path=request.path)
+        return problem(request, 503, "timed_out", "Timed out", "this took too long; try again")
     except Exception:
         _log.exception("request_broken", path=request.path)
         return problem(request, 500, "internal_error", "Internal error", _LOGGED)
@@ -124,6 +126,6 @@ def presented_key(request: web.Request) -> str:
     if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
         try:
             return base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, not ASCII, or not UTF-8 inside
             return ""
     return ""

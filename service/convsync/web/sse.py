@@ -9,25 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import orjson
+import structlog
 from aiohttp import web
 
+from convsync.errors import DatabaseUnavailable, TryAgain
 from convsync.facts import Json
 
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.5
 ENDED = frozenset(("succeeded", "partial", "failed", "cancelled", "paused"))
 
+_log = structlog.get_logger(__name__)
+
 
 async def run_events(
-    read: Callable[[], Awaitable[Json]], after: int, *, poll_seconds: float = POLL_SECONDS
-) -> AsyncIterator[tuple[str, str, Json] | None]:
-    """(event, id, data) of a run from `after` on, to its end; None when nothing happened for a while."""
+    read: Callable[[], Awaitable[Json]], after: int, *, stopping: Callable[[], bool]
+) -> AsyncGenerator[tuple[str, str, Json] | None, None]:
+    """(event, id, data) of a run from `after` on, to its end or the service's; None after a quiet while.
+
+    A database that is away is waited for: the run waits for it too.
+    """
     quiet = 0.0
-    while True:
-        run = await read()
+    while not stopping():
+        try:
+            run = await read()
+        except (TryAgain, DatabaseUnavailable):
+            yield None
+            await asyncio.sleep(POLL_SECONDS)
+            continue
         position = int(run["progress"])
         ended = run["status"] in ENDED
         if position > after or ended:
@@ -43,18 +55,19 @@ async def run_events(
         elif quiet >= HEARTBEAT_SECONDS:
             quiet = 0.0
             yield None
-        await asyncio.sleep(poll_seconds)
-        quiet += poll_seconds
+        await asyncio.sleep(POLL_SECONDS)
+        quiet += POLL_SECONDS
 
 
 async def stream(
     request: web.Request,
-    events: AsyncIterator[tuple[str, str, Json] | None],
+    events: AsyncGenerator[tuple[str, str, Json] | None, None],
     request_id: str,
-    *,
-    stopping: Callable[[], bool],
 ) -> web.StreamResponse:
-    """Send the events until they end, the reader leaves or the service stops; the run goes on alone."""
+    """Send the events until they end or the reader leaves; the run goes on alone.
+
+    The answer has begun, so an error can only end it: an EventSource then comes back by itself.
+    """
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
@@ -64,17 +77,20 @@ async def stream(
         }
     )
     await response.prepare(request)
-    with contextlib.suppress(ConnectionResetError):
-        async for event in events:
-            if event is None:
-                await response.write(b": still here\n\n")
-            else:
-                name, identity, data = event
-                body = orjson.dumps({**data, "stream_request_id": request_id}, default=str)
-                await response.write(
-                    b"id: %b\nevent: %b\ndata: %b\n\n" % (identity.encode(), name.encode(), body)
-                )
-            if stopping():
-                break
+    try:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event is None:
+                    await response.write(b": still here\n\n")
+                else:
+                    name, identity, data = event
+                    body = orjson.dumps({**data, "stream_request_id": request_id}, default=str)
+                    await response.write(
+                        b"id: %b\nevent: %b\ndata: %b\n\n" % (identity.encode(), name.encode(), body)
+                    )
         await response.write_eof()
+    except ConnectionResetError:
+        pass  # the reader left
+    except Exception:
+        _log.exception("stream_broken", path=request.path)
     return response

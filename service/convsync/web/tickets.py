@@ -22,7 +22,9 @@ def issue(key: ApiKey, run_id: int, *, now: float | None = None) -> str:
 def redeem(keys: list[ApiKey], ticket: str, run_id: int, *, now: float | None = None) -> ApiKey | None:
     """The key the ticket stands for, if it is genuine, for this run, and in time."""
     parts = ticket.rsplit(".", 3)
-    if len(parts) != 4 or parts[1] != str(run_id) or not parts[2].isascii() or not parts[2].isdigit():
+    if len(parts) != 4 or parts[1] != str(run_id) or not ticket.isascii():
+        return None
+    if not parts[2].isdigit() or len(parts[2]) > 12:
         return None
     expiry = int(parts[2])
     if expiry < (time.time() if now is None else now):

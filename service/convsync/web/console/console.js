@@ -4,9 +4,17 @@ const ENDED = new Set(["succeeded", "partial", "failed", "cancelled", "paused"])
 const streams = new Map();
 const connection = document.getElementById("connection");
 
+// The address may hold a key that a person typed into it; what is fetched from here must not.
+const address = (path) => new URL(path, location.origin);
+
 function show(element, value) {
-  const text = value === null || value === undefined ? "none yet" : String(value);
+  const text = value === null || value === undefined ? "none yet" : readable(String(value));
   if (element && element.textContent !== text) element.textContent = text;
+}
+
+function readable(text) {
+  const time = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)/.exec(text);
+  return time ? `${time[1]} ${time[2]} UTC` : text;
 }
 
 function showRun(card, run, known) {
@@ -33,7 +41,7 @@ function showRun(card, run, known) {
 
 function watch(card, run, known) {
   if (streams.has(run.run_id) || ENDED.has(run.status)) return;
-  const stream = new EventSource(`/api/conversations/sync-stream?run_id=${run.run_id}`);
+  const stream = new EventSource(address(`/api/conversations/sync-stream?run_id=${run.run_id}`));
   streams.set(run.run_id, stream);
   const update = (event) => showRun(card, JSON.parse(event.data), known);
   stream.addEventListener("progress", update);
@@ -46,7 +54,7 @@ function watch(card, run, known) {
 
 async function refresh() {
   try {
-    const answer = await fetch("/api/pages", { headers: { Accept: "application/json" } });
+    const answer = await fetch(address("/api/pages"), { headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
     const { pages } = await answer.json();
     const cards = new Map([...document.querySelectorAll("[data-page]")].map((card) => [card.dataset.page, card]));

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from convsync.web.routing import allowed_page, read_body, route, sees_page
 from convsync.web.state import STORE, TOKENS
@@ -22,6 +22,17 @@ class NewPage(BaseModel):
     name: str | None = Field(default=None, max_length=500)
     owner_ref: str | None = Field(default=None, max_length=500)
     token: SecretStr | None = None
+
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        """A token travels in a header: the newline of a pasted one would break every call."""
+        if value is None:
+            return None
+        token = value.get_secret_value().strip()
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("must be printable ASCII without spaces")
+        return SecretStr(token)
 
 
 @route("GET", "/api/pages", access="read")

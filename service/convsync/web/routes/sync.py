@@ -92,7 +92,8 @@ async def begin(request: web.Request) -> web.Response:
     run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    while run["status"] not in sse.ENDED and loop.time() < until:
+    lifecycle = request.app[LIFECYCLE]
+    while run["status"] not in sse.ENDED and loop.time() < until and not lifecycle.stopping:
         await asyncio.sleep(min(sse.POLL_SECONDS, max(until - loop.time(), 0)))
         run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
     return web.json_response(
@@ -125,8 +126,10 @@ async def watch(request: web.Request) -> web.StreamResponse:
 
 async def _watch(request: web.Request, run_id: int, after: int) -> web.StreamResponse:
     store, lifecycle = request.app[STORE], request.app[LIFECYCLE]
-    events = sse.run_events(lambda: store.get_sync_run(run_id=run_id), after)
-    return await sse.stream(request, events, request[REQUEST_ID], stopping=lambda: lifecycle.stopping)
+    events = sse.run_events(
+        lambda: store.get_sync_run(run_id=run_id), after, stopping=lambda: lifecycle.stopping
+    )
+    return await sse.stream(request, events, request[REQUEST_ID])
 
 
 @route("POST", "/api/stream-tickets", access="read")

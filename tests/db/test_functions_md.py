@@ -1,0 +1,99 @@
+"""``docs/functions.md``: every public function is in it with its signature, and every example is true.
+
+An example is a block of SQL followed by a block of text. They run in order in one fresh database, each by a
+psql of its own. ``CONVSYNC_WRITE_DOCS=1`` writes what they give into the document instead of comparing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "functions.md"
+EXAMPLE = re.compile(r"```sql\n(?P<sql>.*?)```\n```text\n(?P<text>.*?)```\n", re.DOTALL)
+HEADING = re.compile(r"^### (\w+)$", re.MULTILINE)
+KINDS = {"message", "edit", "reaction", "unsend", "watermark", "thread", "dead_letter"}
+
+# What differs from release to release.
+VOLATILE = {re.compile(r"\b\d{4}_\w+\+[0-9a-f]{12}\b"): "0003_sync+0123456789ab"}
+
+SESSION = {"convsync.now": "2026-03-01T12:00:00Z", "timezone": "UTC", "datestyle": "ISO"}
+# psql says SQLSTATE only in its verbose form, which also has line numbers of functions.
+AFTER = "\n\\if :ERROR\n\\warn SQLSTATE: :SQLSTATE\n\\endif\n"
+
+
+def run(server: Any, url: str, sql: str) -> str:
+    """What psql prints, then what it complains of."""
+    done = subprocess.run(  # noqa: S603 - our own arguments
+        [server.psql_path, "-X", "-q", "-v", "SHOW_CONTEXT=never", "-d", url],
+        input=sql + AFTER,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in SESSION.items())},
+    )
+    lines = [line.rstrip() for line in (done.stdout + done.stderr).splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def masked(text: str) -> str:
+    """The text without what is volatile, and without the widths that depend on it."""
+    for pattern, example in VOLATILE.items():
+        text = pattern.sub(example, text)
+    return re.sub(r" {2,}", " ", re.sub(r"-{2,}", "--", text))
+
+
+def test_every_example_gives_what_the_document_shows(server: Any, database: Any) -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert document.count("```sql") == document.count("```text") == len(EXAMPLE.findall(document)) > 0
+    outputs = [run(server, database.owner_url, example["sql"]) for example in EXAMPLE.finditer(document)]
+
+    if os.environ.get("CONVSYNC_WRITE_DOCS"):
+        given = iter(outputs)
+        DOCUMENT.write_text(
+            EXAMPLE.sub(lambda e: f"```sql\n{e['sql']}```\n```text\n{next(given)}```\n", document),
+            encoding="utf-8",
+        )
+        pytest.skip("written, not compared")
+
+    for example, output in zip(EXAMPLE.finditer(document), outputs, strict=True):
+        line = document.count("\n", 0, example.start()) + 1
+        assert masked(output) == masked(example["text"]), f"the example in line {line}"
+
+
+def test_every_public_function_is_described_with_its_signature_and_an_example(database: Any) -> None:
+    with psycopg.connect(database.owner_url) as connection:
+        functions = connection.execute(
+            r"""
+            select proname, pg_get_function_arguments(oid), pg_get_function_result(oid)
+            from pg_proc where pronamespace = 'convsync_api'::regnamespace and proname not like '\_%'
+            """
+        ).fetchall()
+    document = DOCUMENT.read_text(encoding="utf-8")
+    headings = HEADING.split(document)
+    sections = dict(zip(headings[1::2], headings[2::2], strict=True))
+
+    assert set(sections) - KINDS == {name for name, _, _ in functions}
+    for name, arguments, result in functions:
+        signature = f"{name}({re.sub(r'::[a-z ]+', '', arguments)}) returns {result}".lower()
+        assert f"`{signature}`" in sections[name]
+        assert EXAMPLE.search(sections[name]), f"no example of {name}"
+        assert f"[{name}](#{name})" in document, f"{name} is not in the contents"
+
+
+def test_every_kind_of_fact_is_described(database: Any) -> None:
+    with psycopg.connect(database.owner_url) as connection:
+        row = connection.execute(
+            "select prosrc from pg_proc where oid = 'convsync_api._parse_facts(jsonb)'::regprocedure"
+        ).fetchone()
+    assert row is not None
+    listed = re.search(r"f\.kind not in \(([^)]*)\)", row[0])
+    assert listed is not None
+    assert set(re.findall(r"'(\w+)'", listed[1])) == KINDS
+    assert set(HEADING.findall(DOCUMENT.read_text(encoding="utf-8"))) >= KINDS

@@ -1,0 +1,143 @@
+"""Told to wait, nobody calls: the block is in the database, and ends when Meta said it would.
+
+The hours that Meta asks for pass in seconds here: engine and database share a clock that runs fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from convsync.simulator.limits import PageLimits
+from convsync.store import Grant
+from sync.fake_graph import conversation, fake_graph
+from sync.world import LIST_CALL, FastStore, FastTime, World, open_world
+
+SMALL_ANSWERS = {"max_conversations_per_call": 4, "max_messages_per_call": 20}
+
+
+class Ledger:
+    """What the budget granted and what it was told, in the order it happened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.grants: list[datetime] = []
+        self.blocks: list[tuple[datetime, datetime]] = []
+        acquire, record = FastStore.acquire_call, FastStore.record_call
+
+        async def acquire_call(store: FastStore, **arguments: Any) -> Grant:
+            grant = await acquire(store, **arguments)
+            if grant.granted_at is not None:
+                self.grants.append(grant.granted_at)
+            return grant
+
+        async def record_call(store: FastStore, **arguments: Any) -> datetime | None:
+            until = await record(store, **arguments)
+            if arguments["block_scope"] is not None:
+                assert until is not None
+                # What was granted while the refusal was on its way could not know of it.
+                self.blocks.append((store._clock.database_now(), until))
+            return until
+
+        monkeypatch.setattr(FastStore, "acquire_call", acquire_call)
+        monkeypatch.setattr(FastStore, "record_call", record_call)
+
+    def granted_while_blocked(self) -> int:
+        return sum(began < granted < ends for began, ends in self.blocks for granted in self.grants)
+
+
+def quiet(world: World, clock: FastTime, code: int) -> list[tuple[float, float]]:
+    """For each refusal: when it came, and when the next call came, by the simulator's own log."""
+    calls = list(world.simulator.calls.calls)
+    return [
+        (clock.of_wall(refused.at), clock.of_wall(following.at))
+        for refused, following in pairwise(calls)
+        if refused.code == code
+    ]
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(613, 10), (80006, 60)])
+async def test_nobody_calls_during_a_block(
+    database: Any, monkeypatch: pytest.MonkeyPatch, code: int, seconds: int
+) -> None:
+    clock = FastTime(100)
+    ledger = Ledger(monkeypatch)
+    async with open_world(database, clock=clock, messages=10.0, **SMALL_ANSWERS) as world:
+        world.simulator.faults.add(LIST_CALL, "error", code=code, times=2, after=3, http=400)
+
+        outcome = await world.sync(concurrency=1, lease_seconds=100_000)
+
+        assert outcome.status == "succeeded"
+        run = await world.run_of(outcome)
+        assert run["failed_batches"] == []
+        waits = [following - refused for refused, following in quiet(world, clock, code)]
+        # Meta did not say how long: the second time longer than the first.
+        assert len(waits) == 2
+        assert waits[0] >= seconds
+        assert waits[1] >= 2 * seconds
+        assert len(ledger.blocks) == 2
+        assert ledger.granted_while_blocked() == 0
+        verdict = await world.verdict()
+        assert verdict.clean, verdict.examples
+
+
+async def test_three_at_once_all_heed_the_block(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FastTime(100)
+    ledger = Ledger(monkeypatch)
+    async with open_world(database, clock=clock, messages=20.0, **SMALL_ANSWERS) as world:
+        world.simulator.faults.add("", "error", code=613, times=3, after=6, http=403)
+        outcome = await world.sync(concurrency=3, lease_seconds=100_000)
+        assert outcome.status == "succeeded"
+        assert ledger.blocks
+        assert ledger.granted_while_blocked() == 0
+        assert (await world.verdict()).clean
+
+
+async def test_header_of_a_refusal_says_how_long(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """80006 with three minutes in X-Business-Use-Case-Usage: three minutes, not the catalogue's guess."""
+    clock = FastTime(300)
+    ledger = Ledger(monkeypatch)
+    usage = (
+        '{"100000000000001": [{"type": "messenger", "call_count": 100, "total_cputime": 10, "total_time": 10,'
+        ' "estimated_time_to_regain_access": 3}]}'
+    )
+    asked: list[float] = []
+
+    def answer(path: str, query: Mapping[str, str]) -> Any:
+        asked.append(clock.now())
+        if len(asked) == 1:
+            error = {"message": "(#80006) There have been too many calls", "code": 80006}
+            return 400, {"error": error}, {"X-Business-Use-Case-Usage": usage}
+        return {"data": [conversation(1, {"data": [{"id": "1001"}]})]}
+
+    async with (
+        fake_graph(answer) as graph,
+        open_world(database, clock=clock, graph_url=graph.url) as world,
+    ):
+        outcome = await world.sync(lease_seconds=100_000)
+        assert outcome.status == "succeeded"
+        assert asked[1] - asked[0] >= 180
+        ((began, ends),) = ledger.blocks
+        assert (ends - began).total_seconds() < 3600
+        assert ledger.granted_while_blocked() == 0
+
+
+async def test_used_up_allowance_is_read_from_successes_so_that_no_call_is_ever_refused(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve calls an hour, and twenty to make: the header of the twelfth answer says to wait an hour."""
+    clock = FastTime(3000)
+    ledger = Ledger(monkeypatch)
+    async with open_world(database, clock=clock, messages=10.0, **SMALL_ANSWERS) as world:
+        limits = PageLimits(0, 12, clock=clock.now)
+        world.simulator.state.limits[world.page_id] = limits
+        outcome = await world.sync(concurrency=1, lease_seconds=1_000_000)
+        assert outcome.status == "succeeded"
+        assert world.calls() > 12
+        assert limits.violations == 0
+        assert ledger.blocks
+        assert ledger.granted_while_blocked() == 0
+        assert (await world.verdict()).clean
