@@ -133,7 +133,6 @@ def show_dead_letters(letters: list[Json]) -> None:
 def escape_controls(text: str) -> str:
     """Text that came from outside, fit for a terminal: control characters are spelt out."""
     return "".join(
-        char if char.isprintable() or char == "
-" else char.encode("unicode_escape").decode("ascii")
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
