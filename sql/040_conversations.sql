@@ -84,7 +84,9 @@ begin
         'message_id', e.value -> 'message_id', 'direction', e.value -> 'direction',
         'event_type', coalesce(nullif(e.value ->> 'event_type', ''), 'message'),
         'at', e.value -> 'event_timestamp', 'text', e.value -> 'body',
-        'metadata', coalesce(nullif(e.value -> 'metadata', 'null'), '{}'),
+        -- What the caller told beside the fields is kept, as everywhere.
+        'metadata', (e.value - '{message_id,direction,event_type,event_timestamp,body,metadata,in_thread}'::text[])
+          || coalesce(nullif(e.value -> 'metadata', 'null'), '{}'),
         'in_thread', coalesce((e.value ->> 'in_thread')::boolean, coalesce(nullif(e.value ->> 'event_type', ''), 'message') in ('message', 'postback'))))
       from jsonb_array_elements(coalesce(p_events, '[]')) e
     ), '[]');
@@ -107,7 +109,7 @@ comment on function convsync_api.sync_conversation_with_events(jsonb, jsonb, big
 $c$Writes one conversation and any of its events in one transaction; all of it or nothing.
 p_conversation: page_id, sender_id, optional sender_name, thread_id, unread_count, snippet, can_reply, reported_count,
 updated_time, observed_at (default now). p_events: an array of message_id, direction (in or out), event_timestamp, optional
-event_type (default message), body, metadata, in_thread. p_expected_version: refuse unless the conversation is at this version
+event_type (default message), body, metadata, in_thread; other keys are kept in metadata. p_expected_version: refuse unless the conversation is at this version
 (0: it must not exist). outcome is created, updated or unchanged; an event already there is not added again.
 Errors: ZC002 (detail: expected, actual), ZC003 (hint: the field), 22xxx and 23xxx for refused values.$c$;
 

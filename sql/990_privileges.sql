@@ -1,8 +1,8 @@
--- Last: who may do what. EXECUTE on new functions goes to PUBLIC by default, so it is taken from all of them each time.
+-- Last, after the sweep: who may do what. EXECUTE on new functions goes to PUBLIC by default, so it is taken from all of them each time.
 
 revoke all on schema convsync, convsync_api, convsync_read, convsync_ops from public;
 revoke all on all tables in schema convsync from public;
-revoke all on all routines in schema convsync_api from public;
+revoke all on all functions in schema convsync_api from public;
 
 grant usage on schema convsync_api to convsync_service;
 
@@ -15,7 +15,7 @@ begin
     from pg_catalog.pg_proc p
     where p.pronamespace = 'convsync_api'::regnamespace and p.proname not like '\_%'
   loop
-    execute pg_catalog.format('grant execute on routine %s to convsync_service', v_function);
+    execute pg_catalog.format('grant execute on function %s to convsync_service', v_function);
   end loop;
 end
 $$;

@@ -562,3 +562,7 @@ async def psql(arguments: tuple[str, ...]) -> int:
         finally:
             signal.signal(signal.SIGINT, ignored)
         return done.returncode
+
+
+if __name__ == "__main__":
+    main()

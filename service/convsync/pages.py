@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+from convsync.errors import TryAgain
 from convsync.graph.client import GraphAnswer, GraphClient
 from convsync.graph.errors import ErrorClass, GraphError
 from convsync.store import Store
@@ -27,16 +28,27 @@ WEBHOOK_FIELDS = (
     "standby",
 )
 
+PATIENCE_SECONDS = 15.0
+"""How long a person (or a new contact) waits for a slot; a block lasts minutes to an hour."""
+
 
 async def granted(
     store: Store, page_id: str, calls_per_second: float, call: Callable[[], Awaitable[GraphAnswer]]
 ) -> tuple[GraphAnswer, datetime]:
-    """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted."""
+    """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted.
+
+    Raises `TryAgain` when no slot comes within `PATIENCE_SECONDS`.
+    """
+    waited = 0.0
     while True:
         grant = await store.acquire_call(page_id=page_id, lane="live", calls_per_second=calls_per_second)
         if grant.granted_at is not None:
             break
-        await asyncio.sleep(grant.wait_ms / 1000)
+        pause = grant.wait_ms / 1000
+        if waited + pause > PATIENCE_SECONDS:
+            raise TryAgain(f"no Graph call is granted for Page {page_id} for another {pause:.0f} s")
+        await asyncio.sleep(pause)
+        waited += pause
     try:
         answer = await call()
     except GraphError as error:
@@ -52,11 +64,17 @@ async def granted(
             block_reason=error.message if error.block_scope else None,
         )
         raise
+    usage = answer.usage
+    # The call succeeded, but it was the last one for now.
+    used_up = usage is not None and usage.percent >= 100 and usage.regain_seconds > 0
     await store.record_call(
         page_id=page_id,
         status=answer.status,
         response_ms=answer.ms,
-        usage=answer.usage.as_json() if answer.usage else None,
+        usage=usage.as_json() if usage else None,
+        block_scope="page" if used_up else None,
+        block_seconds=usage.regain_seconds if usage and used_up else None,
+        block_reason="usage" if used_up else None,
     )
     return answer, grant.granted_at
 
@@ -76,6 +94,8 @@ async def check_token(
         if error.error_class in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
             await store.mark_token(page_id=page_id, state="invalid", error=str(error))
         return str(error)
+    except TryAgain as error:
+        return error.message
     await store.mark_token(page_id=page_id, state="valid")
     name = answer.data.get("name")
     if isinstance(name, str) and name:

@@ -421,7 +421,7 @@ def test_ordinary_user_gets_a_server_below_the_home_directory(place: Path) -> No
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout) == {
         "data_dir": str(home / ".local" / "share" / "convsync"),
-        "answer": "postgres",
+        "answer": "convsync_owner",
         "server_uid": nobody.pw_uid,
         "mode": 0o700,
         "running_after": False,

@@ -194,7 +194,7 @@ def test_clients_notice_nothing_of_a_new_install(database: Any) -> None:
 
 
 def test_what_is_released_is_frozen() -> None:
-    """``migrations/frozen.txt``, as sha256sum writes it: what it lists is as it was, and nothing comes before."""
+    """``migrations/frozen.txt``, as sha256sum writes it: what it lists is unchanged and comes first."""
     folder = installer.source("migrations")
     frozen = folder / "frozen.txt"
     lines = frozen.read_text(encoding="ascii").splitlines() if frozen.exists() else []

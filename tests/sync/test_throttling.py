@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from convsync.pages import check_token
 from convsync.simulator.limits import PageLimits
 from convsync.store import Grant
 from sync.fake_graph import conversation, fake_graph
@@ -123,6 +124,30 @@ async def test_header_of_a_refusal_says_how_long(database: Any, monkeypatch: pyt
         ((began, ends),) = ledger.blocks
         assert (ends - began).total_seconds() < 3600
         assert ledger.granted_while_blocked() == 0
+
+
+async def test_calls_beside_a_sync_draw_on_the_same_allowance_and_say_when_it_is_used_up(
+    database: Any,
+) -> None:
+    """The check of a token, the name of a new person: the last one for now blocks whoever comes next."""
+    usage = '{"1": [{"type": "messenger", "call_count": 100, "estimated_time_to_regain_access": 2}]}'
+
+    def answer(path: str, query: Mapping[str, str]) -> Any:
+        return 200, {"id": "1", "name": "One"}, {"X-Business-Use-Case-Usage": usage}
+
+    async with fake_graph(answer) as graph, open_world(database, graph_url=graph.url) as world:
+        token = world.simulator.page.token
+        assert await check_token(world.store, world.graph, world.page_id, token, 0) is None
+        budget = (await world.store.get_page(page_id=world.page_id))["budget"]
+        assert (budget["usage_percent"], budget["block_reason"]) == (100, "usage")
+        grant = await world.store.acquire_call(page_id=world.page_id, lane="live", calls_per_second=0)
+        assert 0 < grant.wait_ms <= 120_000
+        assert grant.granted_at is None
+        # Nobody sits before a terminal until a block ends: it is said instead, and the token stays as it was.
+        told = await check_token(world.store, world.graph, world.page_id, token, 0)
+        assert told is not None
+        assert "no Graph call is granted" in told
+        assert (await world.store.get_page(page_id=world.page_id))["token"] == "valid"
 
 
 async def test_used_up_allowance_is_read_from_successes_so_that_no_call_is_ever_refused(

@@ -143,15 +143,15 @@ def _apply_functions(url: str) -> bool:
         connection.execute("set local plpgsql.extra_errors = 'all'")
         connection.execute("set local client_min_messages = warning")
         connection.execute("set local search_path = pg_catalog, pg_temp")
-        for path in function_files():
-            try:
-                # The files are this package's own, as trusted as its code.
-                connection.execute(path.read_bytes())
-            except psycopg.Error as error:
-                raise InstallError(f"{path.name}: {error}") from error
+        *files, privileges = function_files()
+        for path in files:
+            _apply_file(connection, path)
+        # `create or replace` gave each function of this release a new row version; whatever else is there, no
+        # file defines any more. Privileges come after this: granting makes new row versions too.
         for signature, procedure in connection.execute(_SWEEP).fetchall():
             kind = sql.SQL("procedure" if procedure else "function")
             connection.execute(sql.SQL("drop {} {}").format(kind, sql.SQL(signature)))
+        _apply_file(connection, privileges)
         connection.execute(
             """insert into convsync.installation (functions_hash, release) values (%s, %s)
                on conflict on constraint installation_pkey do update
@@ -160,6 +160,14 @@ def _apply_functions(url: str) -> bool:
             [wanted, __version__],
         )
         return True
+
+
+def _apply_file(connection: psycopg.Connection[Any], path: Path) -> None:
+    try:
+        # The files are this package's own, as trusted as its code.
+        connection.execute(path.read_bytes())
+    except psycopg.Error as error:
+        raise InstallError(f"{path.name}: {error}") from error
 
 
 def _installed_hash(connection: psycopg.Connection[Any]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import aiohttp_jinja2
@@ -38,6 +37,7 @@ from convsync.webhook.group_commit import GroupCommit
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
+_CANCEL_AGAIN_SECONDS = 0.5
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
@@ -119,10 +119,19 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
         for task in (tidying, reading, supervising):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await _end(task)
         await committing
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel the task until it has ended.
+
+    Once may not be enough: on Python 3.11 `asyncio.wait_for`, which the pool waits with, loses a cancellation
+    that comes in the moment it is served.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 async def _tidy(store: Store, dead_letter_days: int) -> None:

@@ -20,6 +20,8 @@ from convsync.facts import Json
 
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.5
+# Before the first position, so that who comes anew is told at once where the run stands.
+FROM_THE_START = -1
 ENDED = frozenset(("succeeded", "partial", "failed", "cancelled", "paused"))
 
 _log = structlog.get_logger(__name__)

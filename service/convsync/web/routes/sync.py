@@ -96,16 +96,15 @@ async def begin(request: web.Request) -> web.Response:
     while run["status"] not in sse.ENDED and loop.time() < until and not lifecycle.stopping:
         await asyncio.sleep(min(sse.POLL_SECONDS, max(until - loop.time(), 0)))
         run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
-    return web.json_response(
-        {**run, "resumed": begun.resumed}, status=200 if run["status"] in sse.ENDED else 202
-    )
+    waited_for = wait is not None and run["status"] in sse.ENDED
+    return web.json_response({**run, "resumed": begun.resumed}, status=200 if waited_for else 202)
 
 
 @route("POST", "/api/conversations/sync-stream", access="operate")
 async def begin_and_watch(request: web.Request) -> web.StreamResponse:
     """Begin a sync and stream it."""
     begun = await _begin(request)
-    return await _watch(request, begun.run_id, 0)
+    return await _watch(request, begun.run_id, sse.FROM_THE_START)
 
 
 @route("GET", "/api/conversations/sync-stream", access="public")
@@ -119,7 +118,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
         raise Unauthorized("send an API key as `Authorization: Bearer KEY`, or a stream ticket")
     request[KEY] = key
     last = request.headers.get("Last-Event-ID", "")
-    after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else 0
+    after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else sse.FROM_THE_START
     await _visible_run(request, run_id)
     return await _watch(request, run_id, after)
 

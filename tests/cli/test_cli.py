@@ -1,0 +1,485 @@
+"""The commands as people and scripts meet them: exit codes, one JSON document, errors that help."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg import sql
+
+from convsync.cli import main
+from convsync.pages import WEBHOOK_FIELDS
+from faults.processes import Commands, commands, until
+from sync.world import World, open_world
+
+
+@pytest.fixture
+async def world(database: Any) -> AsyncIterator[World]:
+    async with open_world(
+        database, conversations=20, messages=8.0, max_conversations_per_call=2, max_messages_per_call=10
+    ) as world:
+        yield world
+
+
+@pytest.fixture
+async def cli(world: World, tmp_path: Path) -> AsyncIterator[Commands]:
+    async with commands(world, tmp_path) as running:
+        yield running
+
+
+def every_command(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*path, name))
+
+
+COMMANDS = sorted(every_command(main))
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path != ("psql",)], ids=" ".join)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None:
+    result = CliRunner().invoke(main, [*path, flag])
+    assert result.exit_code == 0
+    assert f"Usage: main {' '.join(path)}" in result.output
+    assert len(result.output.splitlines()) > 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["sync"],
+        ["sync", "1", "--mode", "sideways"],
+        ["sync", "1", "--mode", "incremental"],
+        ["sync", "1", "--mode", "reconcile"],
+        ["sync", "1", "--deadline", "0"],
+        ["sync", "1", "--deadline", "soon"],
+        ["verify"],
+        ["page"],
+        ["page", "add"],
+        ["page", "subscribe"],
+        ["serve", "--port", "70000"],
+        ["demo", "--conversations", "0"],
+        ["demo", "--calls-per-second", "-1"],
+        ["simulate", "--seed", "many"],
+        ["migrate", "--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.output
+
+
+def test_version_is_told() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.startswith("convsync, version ")
+
+
+def test_new_key_is_32_bytes_and_never_the_same() -> None:
+    keys = {CliRunner().invoke(main, ["page", "new-key"]).output.strip() for _ in range(3)}
+    assert {len(key) for key in keys} == {44}
+    assert len(keys) == 3
+
+
+SECRET = "marker-secret-marker"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", f"{SECRET}"),
+        ("GRAPH_URL", f"http://{SECRET}.example.org"),
+        ("GRAPH_VERSION", SECRET),
+        ("CALLS_PER_SECOND", "-1"),
+        ("LEASE_SECONDS", "0"),
+        ("LOG_FORMAT", SECRET),
+        ("API_KEYS", f"me:emperor:{SECRET}"),
+        ("API_KEYS", SECRET),
+        ("TOKEN_KEY", SECRET),
+        ("POOL_MAX", "0"),
+    ],
+)
+def test_broken_setting_is_named_and_its_value_never_shown(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"CONVSYNC_{name}", value)
+    for arguments in (["status"], ["sync", "1"], ["page", "list", "--json"], ["psql"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert f"CONVSYNC_{name}" in result.output
+        assert SECRET not in result.output
+
+
+async def test_missing_token_key_is_asked_for_by_name(cli: Commands) -> None:
+    for arguments in (("sync", "1"), ("page", "add", "1"), ("serve",)):
+        code, out, err = await cli.run(*arguments, CONVSYNC_TOKEN_KEY=None)
+        assert (code, out) == (2, "")
+        assert "CONVSYNC_TOKEN_KEY is needed" in err
+        assert "Traceback" not in err
+
+
+async def test_listening_beyond_this_machine_needs_keys(cli: Commands) -> None:
+    code, out, err = await cli.run("serve", "--host", "0.0.0.0", "--port", "0", CONVSYNC_API_KEYS=None)  # noqa: S104
+    assert (code, out) == (2, "")
+    assert "CONVSYNC_API_KEYS is needed" in err
+
+
+async def test_database_that_is_away_is_one_line_without_its_password(cli: Commands) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgresql://someone:{SECRET}@127.0.0.1:{nobody.getsockname()[1]}/nowhere"
+        environment = {"CONVSYNC_DATABASE_URL": url, "CONVSYNC_MIGRATE_DATABASE_URL": url}
+        for arguments in (("status", "--json"), ("migrate",), ("migrate", "--check"), ("sync", "1")):
+            code, out, err = await cli.run(*arguments, **environment)
+            assert (code, out) == (1, ""), err
+            assert "database" in err.lower()
+            assert "Traceback" not in err
+            assert SECRET not in err
+
+
+async def test_database_url_that_is_none_is_an_error_without_its_text(cli: Commands) -> None:
+    url = f"nonsense {SECRET}"
+    environment = {"CONVSYNC_DATABASE_URL": url, "CONVSYNC_MIGRATE_DATABASE_URL": url}
+    for arguments in (("status",), ("migrate",), ("psql", "-c", "select 1")):
+        code, _, err = await cli.run(*arguments, **environment)
+        assert code in (1, 2)
+        assert "Traceback" not in err, err
+        assert SECRET not in err
+
+
+async def test_migrate_check_tells_behind_from_current(cli: Commands, raw_database: Any, server: Any) -> None:
+    environment = {
+        "CONVSYNC_DATABASE_URL": raw_database.owner_url,
+        "CONVSYNC_MIGRATE_DATABASE_URL": raw_database.owner_url,
+    }
+    code, out, _ = await cli.run("migrate", "--check", "--json", **environment)
+    assert code == 1
+    behind = json.loads(out)
+    assert behind["current"] is False
+    assert behind["todo"]
+    with psycopg.connect(raw_database.owner_url) as connection:
+        assert connection.execute("select to_regnamespace('convsync')").fetchone() == (None,)
+
+    code, out, err = await cli.run("migrate", "--json", **environment)
+    assert code == 0, err
+    done = json.loads(out)
+    assert done["changed"] is True
+    assert done["functions"] is True
+
+    code, out, _ = await cli.run("migrate", "--check", "--json", **environment)
+    assert (code, json.loads(out)) == (0, {"current": True, "todo": []})
+    code, out, _ = await cli.run("migrate", "--json", **environment)
+    assert (code, json.loads(out)["changed"]) == (0, False)
+    code, out, _ = await cli.run("migrate", **environment)
+    assert code == 0
+    assert "nothing to do" in out
+
+
+async def test_page_is_added_listed_subscribed_and_removed(cli: Commands, world: World) -> None:
+    page_id, token = world.page_id, world.simulator.page.token
+    code, out, err = await cli.run(
+        "page", "add", page_id, "--owner", "customer 7", "--token-stdin", "--json", told=f"{token}\n".encode()
+    )
+    assert code == 0, err
+    added = json.loads(out)
+    assert (added["page_id"], added["owner_ref"], added["token"]) == (page_id, "customer 7", "valid")
+    # Nobody gave a name: Graph knew it.
+    assert added["name"] == world.simulator.page.name
+    assert token not in out + err
+
+    code, out, _ = await cli.run("page", "list", "--json")
+    assert code == 0
+    assert [page["page_id"] for page in json.loads(out)] == [page_id]
+
+    code, out, _ = await cli.run("page", "subscribe", page_id, "--json")
+    assert code == 0
+    subscribed = json.loads(out)
+    assert subscribed["missing"] == []
+    assert set(subscribed["subscribed_fields"]) == set(WEBHOOK_FIELDS)
+    assert world.simulator.webhooks.subscriptions[page_id] == set(WEBHOOK_FIELDS)
+
+    code, out, _ = await cli.run("page", "remove", page_id, "--json")
+    assert code == 0
+    assert json.loads(out)["token"] == "none"
+    code, out, _ = await cli.run("page", "list", "--json")
+    assert (code, json.loads(out)) == (0, [])
+    code, out, err = await cli.run("page", "remove", page_id)
+    assert (code, out) == (1, "")
+    assert f"there is no Page {page_id}" in err
+
+
+async def test_token_that_graph_refuses_is_said_and_exits_1(cli: Commands, world: World) -> None:
+    code, out, err = await cli.run(
+        "page", "add", world.page_id, "--token-stdin", "--json", told=b"EAAmarkertokenmarkertoken\n"
+    )
+    assert code == 1
+    assert json.loads(out)["token"] == "invalid"
+    assert "not accepted" in err
+    assert "EAAmarker" not in out + err
+
+
+async def test_no_token_on_stdin_is_wrong_usage(cli: Commands, world: World) -> None:
+    code, out, err = await cli.run("page", "add", world.page_id, "--token-stdin", told=b"")
+    assert (code, out) == (2, "")
+    assert "no token on standard input" in err
+
+
+async def test_sync_exits_0_when_whole_and_prints_the_run(cli: Commands, world: World) -> None:
+    code, out, err = await cli.run("sync", world.page_id, "--json")
+    assert code == 0, err
+    run = json.loads(out)
+    assert (run["status"], run["success"], run["conversations_seen"]) == ("succeeded", True, 20)
+    assert run["calls"] == world.calls()
+    assert {"run_id", "page_id", "mode", "reason", "partial", "failed_batches", "conversations_changed"} <= (
+        run.keys()
+    )
+    assert (await world.verdict()).clean
+
+    code, out, _ = await cli.run("sync", world.page_id)
+    assert code == 0
+    assert "succeeded; 20 conversations read, 0 messages added" in out
+
+    code, out, _ = await cli.run("status", world.page_id, "--json")
+    assert code == 0
+    page = json.loads(out)
+    assert (page["page_id"], page["conversations"], page["last_run"]["status"]) == (
+        world.page_id,
+        20,
+        "succeeded",
+    )
+    code, out, _ = await cli.run("status", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert [page["page_id"] for page in document["pages"]] == [world.page_id]
+    assert document["schema_version"]
+
+
+async def test_sync_exits_1_when_it_is_partial(cli: Commands, world: World) -> None:
+    longest = max(world.simulator.population.conversations, key=lambda one: one.message_count)
+    world.simulator.faults.add(f"/{longest.thread_id}/messages", "error", code=10)
+    code, out, err = await cli.run("sync", world.page_id, "--json")
+    assert code == 1, err
+    run = json.loads(out)
+    assert (run["status"], run["partial"], run["success"]) == ("partial", True, False)
+    assert [batch["thread_id"] for batch in run["failed_batches"]] == [longest.thread_id]
+    code, out, _ = await cli.run("sync", world.page_id)
+    assert code == 1
+    assert "partial (failed_batches)" in out
+
+
+async def test_sync_exits_3_at_its_deadline_and_goes_on_when_called(cli: Commands, world: World) -> None:
+    world.simulator.faults.add("", "delay", seconds=0.2)
+    code, out, err = await cli.run("sync", world.page_id, "--deadline", "0.5", "--json")
+    assert code == 3, err
+    paused = json.loads(out)
+    assert (paused["status"], paused["reason"]) == ("paused", "deadline")
+    world.simulator.faults.clear()
+    code, out, _ = await cli.run("sync", world.page_id, "--json")
+    assert code == 0
+    assert json.loads(out)["run_id"] == paused["run_id"]
+    assert (await world.verdict()).clean
+
+
+async def test_sync_that_waits_watches_the_one_that_runs(cli: Commands, world: World) -> None:
+    begun = await world.store.begin_sync(page_id=world.page_id, mode="full", owner="test", lease_seconds=300)
+    waiting = await cli.sync("--wait")
+
+    async def watched() -> bool:
+        assert waiting.returncode is None, waiting.errors()
+        return bool(
+            await world.value(
+                """
+                select count(*) from pg_stat_activity
+                where datname = current_database() and query ~ 'get_sync_run' and pid <> pg_backend_pid()
+                """
+            )
+        )
+
+    await until(watched, "the other to be watched")
+    await world.store.pause_sync(
+        page_id=world.page_id, run_id=begun.run_id, fence=begun.fence, reason="deadline"
+    )
+    code, out = await waiting.output()
+    assert code == 3, waiting.errors()
+    assert json.loads(out)["run_id"] == str(begun.run_id)
+    assert world.calls() == 0
+
+
+@pytest.mark.parametrize("command", ["sync", "verify", "status"])
+async def test_page_that_is_not_there_is_an_error_of_one_line(cli: Commands, command: str) -> None:
+    code, out, err = await cli.run(command, "999", "--json")
+    assert (code, out) == (1, "")
+    assert "there is no Page 999" in err
+    assert "Traceback" not in err
+
+
+async def test_verify_exits_0_on_a_right_mirror_and_1_on_a_planted_difference(
+    cli: Commands, world: World
+) -> None:
+    code, _, err = await cli.run("sync", world.page_id)
+    assert code == 0, err
+    code, out, err = await cli.run("verify", world.page_id, "--deep", "--json")
+    assert code == 0, (out, err)
+    report = json.loads(out)
+    assert (report["missing"], report["extra"], report["differing"]) == (0, 0, 0)
+    assert (report["conversations"], report["messages"]) == (
+        20,
+        world.simulator.population.message_total(),
+    )
+
+    (planted,) = await world.rows(
+        """
+        update convsync.contact_interaction_events set text_graph = 'not what was written'
+        where message_id = (select last_message_id from convsync.messenger_conversations
+          where last_message is not null order by sender_id limit 1)
+        returning message_id
+        """
+    )
+    code, out, _ = await cli.run("verify", world.page_id, "--deep")
+    assert code == 1
+    assert planted["message_id"] in out.replace("\n", "")
+
+
+async def test_psql_runs_on_the_configured_database(cli: Commands, server: Any, world: World) -> None:
+    path = {"PATH": f"{server.psql_path.parent}{os.pathsep}{os.environ['PATH']}"}
+    code, out, err = await cli.run("psql", "-XAtc", "select current_database()", **path)
+    assert (code, out.strip()) == (0, world.database.name), err
+    code, out, _ = await cli.run("psql", "-X", "-c", "select nonsense", **path)
+    assert (code, out) == (1, "")
+    code, out, _ = await cli.run("psql", "--help", **path)
+    assert code == 0
+    assert "psql" in out
+
+
+async def test_psql_that_is_not_installed_is_said(cli: Commands, tmp_path: Path) -> None:
+    code, _, err = await cli.run("psql", "-c", "select 1", PATH=str(tmp_path))
+    assert code == 1
+    assert "psql is not installed here" in err
+
+
+@pytest.fixture
+def login(server: Any, database: Any) -> Iterator[str]:
+    """The owner's URL for a role that has a password of its own."""
+    name = f"cli_{os.getpid()}"
+    role = sql.Identifier(name)
+    server.connection.execute(
+        sql.SQL("create role {} login superuser password {}").format(role, sql.Literal(SECRET))
+    )
+    try:
+        yield server.url(database.name, name, SECRET)
+    finally:
+        server.connection.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = %s", [name]
+        )
+        server.connection.execute(sql.SQL("drop role {}").format(role))
+
+
+async def test_psql_does_not_show_the_password_to_the_machine(
+    cli: Commands, world: World, login: str, server: Any
+) -> None:
+    path = f"{server.psql_path.parent}{os.pathsep}{os.environ['PATH']}"
+    process = await cli.start(
+        "psql", "-Xc", "select pg_sleep(60)", CONVSYNC_MIGRATE_DATABASE_URL=login, PATH=path
+    )
+
+    async def asleep() -> bool:
+        assert process.returncode is None, process.errors()
+        return bool(
+            await world.value(
+                "select count(*) from pg_stat_activity where usename = %(name)s and query ~ 'pg_sleep'",
+                name=f"cli_{os.getpid()}",
+            )
+        )
+
+    await until(asleep, "psql to sleep")
+    lines = {pid: command_line(pid) for pid in [process.pid, *children(process.pid)]}
+    assert len(lines) > 1
+    assert any(b"pg_sleep" in line and pid != process.pid for pid, line in lines.items())
+    assert not any(SECRET.encode() in line for line in lines.values())
+    await world.rows(
+        "select pg_cancel_backend(pid) from pg_stat_activity where usename = %(name)s",
+        name=f"cli_{os.getpid()}",
+    )
+    code, _ = await process.output()
+    assert code == 1
+    assert SECRET not in process.errors()
+
+
+def command_line(pid: int) -> bytes:
+    """What anybody on the machine can read of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in found.split()]
+
+
+async def test_serve_says_where_it_listens_and_ends_at_once_on_sigterm(cli: Commands) -> None:
+    service = await cli.serve()
+    said = await service.line("convsync ")
+    assert "listens on http://127.0.0.1:" in said
+    started = children(service.pid)
+    service.signal(15)
+    assert await service.wait() == 0, service.errors()
+    assert started == []
+    assert "Traceback" not in service.errors()
+
+
+async def test_serve_on_a_taken_port_is_an_error_of_one_line(cli: Commands) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = await cli.run("serve", "--port", str(port), "--no-migrate")
+    assert (code, out) == (1, "")
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert "Traceback" not in err
+
+
+async def test_secrets_of_a_running_service_are_not_on_its_command_line(cli: Commands, world: World) -> None:
+    marked = {
+        "CONVSYNC_APP_SECRET": SECRET,
+        "CONVSYNC_VERIFY_TOKEN": SECRET,
+        "CONVSYNC_API_KEYS": f"me:operate:{SECRET}",
+    }
+    service = await cli.start("serve", "--port", "0", "--no-migrate", **marked)
+    await service.line("convsync ")
+    line = command_line(service.pid)
+    code, out, _ = await cli.run("status", **marked)
+    assert code == 0
+    service.signal(15)
+    assert await service.wait() == 0
+    told = [line.decode(), out, service.errors()]
+    for secret in (SECRET, world.simulator.page.token, cli.environment["CONVSYNC_TOKEN_KEY"]):
+        assert not any(secret in text for text in told)
+
+
+async def test_simulate_announces_itself_and_ends_on_sigterm(cli: Commands) -> None:
+    simulator = await cli.start("simulate", "--port", "0", "--conversations", "3", "--calls-per-second", "0")
+    announced = json.loads("{" + await simulator.line("{"))
+    assert announced["url"].startswith("http://127.0.0.1:")
+    code, out, err = await cli.run(
+        "page",
+        *("add", announced["page_id"], "--token-stdin", "--json"),
+        told=announced["pages"][0]["token"].encode(),
+        CONVSYNC_GRAPH_URL=announced["url"],
+    )
+    assert (code, json.loads(out)["token"]) == (0, "valid"), err
+    simulator.signal(15)
+    assert await simulator.wait() == 0, simulator.errors()

@@ -1,0 +1,165 @@
+"""The commands with nothing prepared: their own PostgreSQL, their own directory, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+CONVSYNC = str(Path(sys.executable).with_name("convsync"))
+PREFIX = "convsync-test-"
+LIMIT = 120.0
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory the server's user can pass through, for DATA_DIR and as the place commands run in."""
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+    if os.geteuid() == 0:
+        made.chmod(0o711)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+async def started(directory: Path) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """What a test started; ended, by its pid, if the test did not get there."""
+    processes: list[asyncio.subprocess.Process] = []
+    yield processes
+    for process in processes:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 30)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def start(
+    directory: Path, processes: list[asyncio.subprocess.Process], *arguments: str
+) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVSYNC_")}
+    process = await asyncio.create_subprocess_exec(
+        CONVSYNC,
+        *arguments,
+        env={**environment, "CONVSYNC_DATA_DIR": str(directory / "data"), "CONVSYNC_PORT": "0"},
+        cwd=directory,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    processes.append(process)
+    return process
+
+
+async def run(
+    directory: Path, processes: list[asyncio.subprocess.Process], *arguments: str
+) -> tuple[int, str, str]:
+    process = await start(directory, processes, *arguments)
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def listening(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT):
+        line = await process.stdout.readline()
+    assert b"listens on http://127.0.0.1:" in line
+
+
+def left_behind(directory: Path) -> list[str]:
+    """Processes that work in the directory, or have it on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = str((process / "cwd").readlink())
+            if str(directory) in line or where.startswith(str(directory)):
+                found.append(f"{process.name}: {line} in {where}")
+    return found
+
+
+async def test_demo_once_is_exact_and_leaves_no_process(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    code, out, err = await run(
+        directory, started, "demo", "--once", "--conversations", "30", "--messages", "12", "--json"
+    )
+    assert code == 0, err
+    verdict = json.loads(out)
+    assert (verdict["missing"], verdict["extra"], verdict["differing"]) == (0, 0, 0)
+    assert verdict["clean"] is True
+    assert verdict["conversations"] >= 30
+    assert verdict["messages"] > 300
+    assert verdict["calls"] > 0
+    assert (verdict["verify"]["missing"], verdict["verify"]["extra"], verdict["verify"]["differing"]) == (
+        0,
+        0,
+        0,
+    )
+    assert verdict["webhooks"]["failed"] == 0
+    assert left_behind(directory) == []
+
+
+async def test_interrupted_demo_stops_everything_it_started(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    """Ctrl-C in the middle of it: database, simulator and service end with it."""
+    process = await start(directory, started, "demo", "--conversations", "400", "--calls-per-second", "1")
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT):
+        line = await process.stdout.readline()
+    assert line.startswith(b"Console: http://127.0.0.1:")
+    assert len(left_behind(directory)) > 2
+    process.send_signal(2)
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+    assert process.returncode in (1, 130)
+    assert b"Traceback" not in err, err.decode()
+    assert left_behind(directory) == []
+
+
+async def test_services_and_psql_share_one_embedded_server_and_the_last_one_stops_it(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    first = await start(directory, started, "serve")
+    await listening(first)
+    second = await start(directory, started, "serve")
+    await listening(second)
+    postmasters = [line for line in left_behind(directory) if " -D " in line and "postgres" in line]
+    assert len(postmasters) == 1, postmasters
+
+    code, out, err = await run(directory, started, "psql", "-XAtc", "select 1")
+    assert (code, out.strip()) == (0, "1"), err
+    clients = (
+        "select count(distinct application_name) || ' ' || count(distinct usename) from pg_stat_activity"
+        " where application_name = 'convsync serve'"
+    )
+    code, out, _ = await run(directory, started, "psql", "-XAtc", clients)
+    assert (code, out.strip()) == (0, "1 1")
+
+    first.terminate()
+    async with asyncio.timeout(LIMIT):
+        _, err_bytes = await first.communicate()
+    assert first.returncode == 0, err_bytes.decode()
+    code, out, _ = await run(directory, started, "psql", "-XAtc", "select 2")
+    assert (code, out.strip()) == (0, "2")
+    second.terminate()
+    async with asyncio.timeout(LIMIT):
+        _, err_bytes = await second.communicate()
+    assert second.returncode == 0, err_bytes.decode()
+    assert left_behind(directory) == []
+
+    for name in ("api_key", "token_key"):
+        assert (directory / "data" / name).stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,153 @@
+"""Each flaw as a scenario, played to convsync and to the algorithm it replaces; one judge for both.
+
+convsync has to pass, and the control has to fail: a scenario that the old way survives would prove nothing.
+The numbers are those of docs/flaws.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from convsync.simulator.verdict import Verdict
+from db.old_algorithm import OldSystem
+from faults.old_sync import Control, Convsync, EventsEachTime, System
+from sync.world import LIST_CALL, World, open_world
+
+# Seven ordinary people, two to a page of the list: nobody without id, which the old code dies of (7).
+INBOX: dict[str, Any] = {"conversations": 7, "max_conversations_per_call": 2}
+Complaints = list[str]
+Scenario = Callable[[System, World], Awaitable[Complaints]]
+
+
+@pytest.fixture
+async def world(database: Any) -> AsyncIterator[World]:
+    async with open_world(database, messages=6.0, **INBOX) as world:
+        yield world
+
+
+def findings(verdict: Verdict, *kinds: str) -> Complaints:
+    return [f"{kind} {getattr(verdict, kind)}" for kind in kinds if getattr(verdict, kind)]
+
+
+async def overtaken_by_a_webhook(system: System, world: World) -> Complaints:
+    """1: a page was fetched, a message comes, then the page is written. T1 to T5 of the report."""
+    newest = max(world.simulator.population.conversations, key=lambda one: one.key)
+
+    async def customer_writes() -> None:
+        told = world.simulator.population.new_message(newest, "in", "and one more thing")
+        await system.webhook(*told)
+
+    assert await system.sync(customer_writes)
+    return findings(await system.verdict(), "missing", "extra", "differing")
+
+
+async def first_met_by_webhook(system: System, world: World) -> Complaints:
+    """5: a conversation that a webhook made is new to the sync all the same."""
+    for conversation in world.simulator.population.conversations[:3]:
+        told = world.simulator.population.new_message(conversation, "in", "good morning")
+        await system.webhook(*told)
+    assert await system.sync()
+    return findings(await system.verdict(), "missing", "extra")
+
+
+async def thread_of_more_than_25(system: System, world: World) -> Complaints:
+    """8: the whole thread, not its newest 25."""
+    conversation = world.simulator.population.conversations[2]
+    for number in range(40):
+        world.simulator.population.new_message(conversation, "in", f"message {number}")
+    assert await system.sync()
+    return findings(await system.verdict(), "missing")
+
+
+async def synced_twice(system: System, world: World) -> Complaints:
+    """10: the second sync meets what the first one wrote."""
+    assert await system.sync()
+    assert await system.sync()
+    return findings(await system.verdict(), "extra")
+
+
+async def out_of_time_again_and_again(system: System, world: World) -> Complaints:
+    """11: each time there is time for two pages; the list has four. A dozen syncs have to get through."""
+    for _ in range(12):
+        await system.sync_for_two_pages()
+    return findings(await system.verdict(), "missing")
+
+
+async def asked_for_twice(system: System, world: World) -> Complaints:
+    """12: two at once are one."""
+    done = await system.two_syncs_at_once()
+    return [] if done == 1 else [f"{done} syncs at once"]
+
+
+async def bad_moment_of_graph(system: System, world: World) -> Complaints:
+    """13: one page fails once; what is behind it is read, or success is not claimed."""
+    world.simulator.faults.add(LIST_CALL, "error", code=2, after=1, times=1)
+    claimed = await system.sync()
+    complaints = findings(await system.verdict(), "missing")
+    return complaints if claimed else []
+
+
+async def page_that_never_comes(system: System, world: World) -> Complaints:
+    """13 again: one page fails for ever. Nobody can read it; but nobody may call that a success."""
+    world.simulator.faults.add(LIST_CALL, "error", code=2, after=1)
+    claimed = await system.sync()
+    assert (await system.verdict()).missing > 0
+    return ["success was claimed"] if claimed else []
+
+
+async def two_operators(system: System, world: World) -> Complaints:
+    """14: deliveries of one person to a Page that two people have connected are one conversation."""
+    conversation = world.simulator.population.conversations[0]
+    for user in ("a", "b"):
+        told = world.simulator.population.new_message(conversation, "in", f"hello, operator {user}")
+        await system.webhook(*told, user=user)
+    verdict = await system.verdict()
+    return [one["detail"] for one in verdict.examples if one["finding"] == "extra"]
+
+
+FLAWS: list[Any] = [
+    pytest.param(overtaken_by_a_webhook, id="1 webhook and sync"),
+    pytest.param(first_met_by_webhook, id="5 new or not"),
+    pytest.param(thread_of_more_than_25, id="8 25 messages"),
+    pytest.param(synced_twice, id="10 doubled events"),
+    pytest.param(out_of_time_again_and_again, id="11 time is over"),
+    pytest.param(asked_for_twice, id="12 two at once"),
+    pytest.param(bad_moment_of_graph, id="13 stops at an error"),
+    pytest.param(page_that_never_comes, id="13 claims success"),
+    pytest.param(two_operators, id="14 two constraints"),
+]
+
+
+@pytest.mark.parametrize("scenario", FLAWS)
+async def test_convsync_passes(scenario: Scenario, world: World) -> None:
+    assert await scenario(Convsync(world), world) == []
+
+
+@pytest.mark.parametrize("scenario", FLAWS)
+async def test_the_old_algorithm_fails(
+    scenario: Scenario, world: World, raw_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = EventsEachTime if scenario is synced_twice else OldSystem
+    conflict = "user_id, page_id, sender_id" if scenario is two_operators else "page_id, sender_id"
+    control = Control(world, monkeypatch, kind(raw_database.owner_url, conflict=conflict))
+    try:
+        assert await scenario(control, world) != []
+    finally:
+        control.close()
+
+
+async def test_the_old_algorithm_mirrors_what_no_flaw_touches(
+    world: World, raw_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control is no straw man: a small inbox, left in peace, it mirrors without a finding."""
+    control = Control(world, monkeypatch, OldSystem(raw_database.owner_url))
+    try:
+        assert max(one.message_count for one in world.simulator.population.conversations) <= 25
+        assert await control.sync()
+        verdict = await control.verdict()
+        assert verdict.clean, verdict.examples
+    finally:
+        control.close()
