@@ -81,9 +81,12 @@ create table convsync.messenger_conversations (
     (last_message_id is null) = (last_message_time is null) and (last_message is null or last_message_id is not null)
   )
 ) with (fillfactor = 85);
+-- Partial, both: on a table that was empty when a plan was made, an index that begins with page_id looks as good as the key.
 create index messenger_conversations_newest
-  on convsync.messenger_conversations (page_id, coalesce(last_message_time, 'epoch'::timestamptz) desc, conversation_id desc);
-create index messenger_conversations_thread on convsync.messenger_conversations (page_id, thread_id);
+  on convsync.messenger_conversations (page_id, coalesce(last_message_time, 'epoch'::timestamptz) desc, conversation_id desc)
+  where deleted_at is null;
+create index messenger_conversations_thread
+  on convsync.messenger_conversations (page_id, thread_id) where thread_id is not null;
 comment on table convsync.messenger_conversations is
   'One conversation of a Page with one person. Rows are never deleted. A person without an id is thread:<thread_id>.';
 
@@ -162,7 +165,7 @@ create table convsync.conversation_changes (
   kinds text[] not null,
   changed_at timestamptz not null default now(),
   constraint conversation_changes_pkey primary key (page_id, change_id),
-  constraint conversation_changes_once_per_transaction unique (page_id, conversation_id, xid)
+  constraint conversation_changes_once_per_transaction unique (page_id, conversation_id, epoch, xid)
 );
 create index conversation_changes_order on convsync.conversation_changes (epoch, xid, change_id);
 comment on table convsync.conversation_changes is

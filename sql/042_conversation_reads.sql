@@ -4,7 +4,7 @@
 create or replace function convsync_api._conversation_document(p_conversation convsync.messenger_conversations)
 returns jsonb
 language sql
-immutable
+stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -36,6 +36,25 @@ as $$
   );
 $$;
 
+create or replace function convsync_api._position_time(p_before text)
+returns timestamptz
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Microseconds since 1970; whole seconds apart, because a product with an interval goes through a double.
+  v_microseconds numeric := split_part(p_before, '.', 1);
+begin
+  if v_microseconds not between -62000000000000000 and 9200000000000000000 then
+    raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
+  end if;
+  return 'epoch'::timestamptz + div(v_microseconds, 1000000)::bigint * interval '1 second'
+    + mod(v_microseconds, 1000000)::bigint * interval '1 microsecond';
+end
+$$;
+
 create or replace function convsync_api.list_conversations(
   p_page_id text, p_status text default null, p_query text default null, p_before text default null, p_limit integer default 50
 )
@@ -45,6 +64,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
 as $$
 declare
   v_limit integer := least(greatest(coalesce(p_limit, 50), 1), 200);
@@ -57,10 +77,10 @@ begin
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
   end if;
   if nullif(p_before, '') is not null then
-    if p_before !~ '^-?\d{1,18}\.\d{1,18}$' then
+    if p_before !~ '^-?[0-9]{1,19}[.][0-9]{1,18}$' then
       raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
     end if;
-    v_time := 'epoch'::timestamptz + split_part(p_before, '.', 1)::bigint * interval '1 microsecond';
+    v_time := convsync_api._position_time(p_before);
     v_id := split_part(p_before, '.', 2)::bigint;
   end if;
   with found as (
@@ -68,7 +88,7 @@ begin
       coalesce(c.last_message_time, 'epoch') as at
     from convsync.messenger_conversations c
     where c.page_id = p_page_id and c.deleted_at is null
-      and (p_status is null or c.conversation_status = p_status)
+      and (nullif(p_status, '') is null or c.conversation_status = p_status)
       and (v_pattern is null or c.sender_name ilike v_pattern or c.last_message ilike v_pattern or c.sender_id = p_query)
       and (v_time is null or (coalesce(c.last_message_time, 'epoch'), c.conversation_id) < (v_time, v_id))
     order by coalesce(c.last_message_time, 'epoch') desc, c.conversation_id desc
@@ -95,12 +115,14 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
   v_conversation convsync.messenger_conversations;
 begin
   select c.* into v_conversation
   from convsync.messenger_conversations c
+  join convsync.pages p on p.page_id = c.page_id and p.removed_at is null
   where c.page_id = p_page_id and c.conversation_id = p_conversation_id;
   if not found then
     raise exception 'Page % has no conversation %', p_page_id, p_conversation_id using errcode = 'ZC001';
@@ -123,6 +145,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
 as $$
 declare
   v_limit integer := least(greatest(coalesce(p_limit, 50), 1), 200);
@@ -132,10 +155,10 @@ declare
 begin
   perform convsync_api.get_conversation(p_page_id, p_conversation_id);
   if nullif(p_before, '') is not null then
-    if p_before !~ '^-?\d{1,18}\..+$' then
+    if p_before !~ '^-?[0-9]{1,19}[.].+$' then
       raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
     end if;
-    v_time := 'epoch'::timestamptz + split_part(p_before, '.', 1)::bigint * interval '1 microsecond';
+    v_time := convsync_api._position_time(p_before);
     v_id := substr(p_before, position('.' in p_before) + 1);
   end if;
   with found as (

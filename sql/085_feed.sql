@@ -12,7 +12,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.system_identifier || '/' || c.timeline_id from pg_control_system() s, pg_control_checkpoint() c;
+  -- The timeline that is written now, as the name of its WAL file tells; the control file learns it only at the next checkpoint.
+  select s.system_identifier || '/' || ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer
+  from pg_control_system() s;
 $$;
 
 create or replace function convsync_api.begin_feed_epoch()
@@ -28,7 +30,13 @@ declare
 begin
   perform pg_advisory_xact_lock(1668183670, 2);
   select e.* into v_latest from convsync.feed_epochs e order by e.epoch desc limit 1;
-  if not found or v_latest.cluster <> v_cluster then
+  if v_latest.cluster <> v_cluster then
+    -- A dump brought transaction numbers that this cluster has yet to give: met again, they would pass for the same transaction.
+    update convsync.messenger_conversations c
+    set version_xid = null
+    where c.version_xid >= pg_current_xact_id();
+  end if;
+  if v_latest.epoch is null or v_latest.cluster <> v_cluster then
     insert into convsync.feed_epochs as e (epoch, cluster, began_at)
     values (coalesce(v_latest.epoch, 0) + 1, v_cluster, convsync_api._now())
     returning e.* into strict v_latest;
@@ -69,7 +77,7 @@ declare
   v_now_epoch integer;
 begin
   if p_after is not null and p_after <> '' then
-    if p_after !~ '^\d{1,9}-\d{1,19}-\d{1,18}$' then
+    if p_after !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
       raise exception 'after is not a position of this feed' using errcode = 'ZC003', hint = 'after';
     end if;
     v_epoch := split_part(p_after, '-', 1)::integer;
@@ -91,7 +99,7 @@ $$;
 comment on function convsync_api.changes_after(text, integer, text[]) is
 $c$The changes after a position (null or empty: from the beginning), at most p_limit (1 to 10000), in an order in which nothing
 can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
-message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased. position is opaque. p_pages limits the
+message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. position is opaque. p_pages limits the
 feed to these Pages. Errors: ZC003.$c$;
 
 create or replace function convsync_api.feed_position(p_consumer text)
@@ -115,9 +123,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(p_consumer, '') = '' or length(p_consumer) > 200 then
-    raise exception 'a consumer''s name has 1 to 200 characters' using errcode = 'ZC003', hint = 'consumer';
+    raise exception 'the name of a consumer has 1 to 200 characters' using errcode = 'ZC003', hint = 'consumer';
   end if;
-  if p_position is null or p_position !~ '^\d{1,9}-\d{1,19}-\d{1,18}$' then
+  if p_position is null or p_position !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
     raise exception 'position is not a position of this feed' using errcode = 'ZC003', hint = 'position';
   end if;
   insert into convsync.feed_consumers as f (consumer, last_position, updated_at)
@@ -154,5 +162,5 @@ as $$
   from held d left join culprit c on d.held_back > 0;
 $$;
 comment on function convsync_api.feed_lag() is
-$c$How many committed changes are held back because an older transaction is still open, since when, and whose it is
+$c$How many committed changes are held back because an older transaction of this server is still open, since when, and whose it is
 (blocking_application and blocking_since only where the owner may see other sessions).$c$;

@@ -3,7 +3,7 @@
 create or replace function convsync_api._dead_letter_document(p_letter convsync.dead_letters, p_with_raw boolean)
 returns jsonb
 language sql
-immutable
+stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -18,7 +18,7 @@ as $$
     'attempts', p_letter.attempts,
     'resolved_at', p_letter.resolved_at,
     'resolution', p_letter.resolution
-  ) || case when p_with_raw then jsonb_build_object('raw_base64', encode(p_letter.raw, 'base64')) else '{}' end;
+  ) || case when p_with_raw then jsonb_build_object('raw_base64', translate(encode(p_letter.raw, 'base64'), E'\n', '')) else '{}' end;
 $$;
 
 create or replace function convsync_api.list_dead_letters(
@@ -29,6 +29,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select convsync_api._dead_letter_document(d, false)
   from convsync.dead_letters d
@@ -48,6 +49,7 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
   v_letter convsync.dead_letters;
@@ -68,10 +70,16 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 declare
   v_letter convsync.dead_letters;
 begin
+  select d.* into v_letter from convsync.dead_letters d where d.dead_letter_id = p_dead_letter_id;
+  if found and v_letter.resolved_at is null then
+    -- Conversations are locked before dead letters, here as everywhere.
+    perform convsync_api._lock_conversations(convsync_api._admissible(convsync_api._parse_facts(p_facts)));
+  end if;
   -- The row lock makes two operators who press at the same moment one replay.
   select d.* into v_letter from convsync.dead_letters d where d.dead_letter_id = p_dead_letter_id for update;
   if not found then
@@ -104,7 +112,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if coalesce(trim(p_reason), '') = '' then
+  if coalesce(p_reason, '') !~ '[^[:space:]]' then
     raise exception 'say why it is discarded' using errcode = 'ZC003', hint = 'reason';
   end if;
   update convsync.dead_letters d

@@ -14,12 +14,9 @@ begin
   if not exists (select from pg_timezone_names z where z.name = p_timezone) then
     raise exception 'there is no time zone %', p_timezone using errcode = 'ZC003', hint = 'tz';
   end if;
-  if p_conversation_id is not null and not exists (
-    select from convsync.messenger_conversations c where c.page_id = p_page_id and c.conversation_id = p_conversation_id
-  ) then
-    raise exception 'Page % has no conversation %', p_page_id, p_conversation_id using errcode = 'ZC001';
-  end if;
-  if not exists (select from convsync.pages p where p.page_id = p_page_id) then
+  if p_conversation_id is not null then
+    perform convsync_api.get_conversation(p_page_id, p_conversation_id);
+  elsif not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
   end if;
   with counted as (
@@ -56,4 +53,4 @@ $$;
 comment on function convsync_api.contact_timing(text, bigint, text) is
 $c$Inbound messages by weekday and hour, as JSON: counts is 7 rows (Monday first) of 24 (local hours of p_timezone, an IANA name),
 best_hours the five busiest with weekday 1 (Monday) to 7. p_conversation_id null: the whole Page. Deleted messages do not count.
-Errors: ZC001, ZC003.$c$;
+Errors: ZC001, ZC003, ZC006.$c$;

@@ -18,7 +18,11 @@ begin
     raise exception 'the request names nobody' using errcode = 'ZC003', hint = 'user_id';
   end if;
   for v_page in
-    select c.page_id from convsync.messenger_conversations c where c.sender_id = p_app_user_id order by c.page_id
+    select p.page_id
+    from convsync.pages p
+    where exists (
+      select from convsync.messenger_conversations c where c.page_id = p.page_id and c.sender_id = p_app_user_id)
+    order by p.page_id
   loop
     perform convsync_api.erase_contact(v_page, p_app_user_id);
     v_contacts := v_contacts + 1;
@@ -38,6 +42,7 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
   v_request convsync.deletion_requests;

@@ -1,5 +1,5 @@
 -- Stable views for applications: CRM screens, analytics, a Supabase front end. Columns are only ever added.
--- Role convsync_app may select from them; docs/functions.md has the recipe for rows by owner_ref.
+-- Role convsync_app may select from them; docs/read-views.md has the recipe for rows by owner_ref.
 
 create or replace view convsync_read.pages with (security_barrier) as
 select p.page_id, p.name, p.owner_ref, p.token_state, p.last_webhook_at, p.created_at

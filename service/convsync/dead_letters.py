@@ -8,7 +8,7 @@ place and so is not replayed from here.
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import orjson
@@ -36,7 +36,8 @@ def read_again(letter: Json) -> str:
             "an item of a Graph answer is read again by the next sync; discard it after that"
         )
     try:
-        delivery = parse(raw, datetime.now(UTC))
+        # When it came, not now: that is the time of an event that tells none.
+        delivery = parse(raw, datetime.fromisoformat(letter["first_seen_at"]))
     except UnreadableError as error:
         raise InvalidArgument(f"it is still not understood: {error}") from None
     if not delivery.facts:

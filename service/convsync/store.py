@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -108,7 +108,7 @@ class Change:
             "conversation_id": str(self.conversation_id),
             "version": self.version,
             "kinds": self.kinds,
-            "at": self.at.isoformat(),
+            "at": self.at.astimezone(UTC).isoformat(),
         }
 
 

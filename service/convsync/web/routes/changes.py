@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from convsync.web.routing import KEY, REQUEST_ID, BadRequest, read_body, route
-from convsync.web.sse import HEARTBEAT_SECONDS
+from convsync.errors import DatabaseUnavailable, TryAgain
+from convsync.facts import Json
+from convsync.store import Change, Store
+from convsync.web.routing import KEY, REQUEST_ID, read_body, route, whole_number
+from convsync.web.sse import HEARTBEAT_SECONDS, stream
 from convsync.web.state import LIFECYCLE, STORE
 
 _LIMIT = 1000
@@ -31,22 +33,26 @@ def _pages(request: web.Request) -> list[str] | None:
     return sorted(request[KEY].pages) or None
 
 
+def _consumer(request: web.Request, name: str) -> str:
+    """The consumer as it is stored: a key limited to Pages has consumers of its own."""
+    key = request[KEY]
+    return f"{key.name}/{name}" if key.pages and name else name
+
+
 @route("GET", "/api/changes", access="read")
 async def list_changes(request: web.Request) -> web.Response:
     """`after` (or where the named `consumer` stands), at most `limit`; `position` is where to go on from."""
-    text = request.query.get("limit", "100")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _LIMIT:
-        raise BadRequest(f"limit must be a number from 1 to {_LIMIT}")
+    limit = whole_number(request.query.get("limit") or "100", "limit", highest=_LIMIT)
     store = request.app[STORE]
     after, consumer = request.query.get("after"), request.query.get("consumer")
     if after is None and consumer is not None:
-        after = await store.feed_position(consumer=consumer)
-    changes = await store.changes_after(after=after, limit=int(text), pages=_pages(request))
+        after = await store.feed_position(consumer=_consumer(request, consumer))
+    changes = await store.changes_after(after=after, limit=limit, pages=_pages(request))
     return web.json_response(
         {
             "changes": [change.as_json() for change in changes],
             "position": changes[-1].position if changes else after,
-            "more": len(changes) == int(text),
+            "more": len(changes) == limit,
         }
     )
 
@@ -56,7 +62,7 @@ async def set_position(request: web.Request) -> web.Response:
     """Remember how far a consumer has come, once its work is done: what it has not confirmed comes again."""
     body = await read_body(request, NewPosition)
     consumer = request.match_info["consumer"]
-    await request.app[STORE].set_feed_position(consumer=consumer, position=body.position)
+    await request.app[STORE].set_feed_position(consumer=_consumer(request, consumer), position=body.position)
     return web.json_response({"consumer": consumer, "position": body.position})
 
 
@@ -66,31 +72,34 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
     store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], _pages(request)
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
     # An error of the first read is still an ordinary answer.
-    changes = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-            "X-Request-ID": request[REQUEST_ID],
-        }
-    )
-    await response.prepare(request)
+    first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
+    events = _change_events(store, first, after, pages, stopping=lambda: lifecycle.stopping)
+    return await stream(request, events, request[REQUEST_ID])
+
+
+async def _change_events(
+    store: Store,
+    changes: list[Change],
+    after: str | None,
+    pages: list[str] | None,
+    *,
+    stopping: Callable[[], bool],
+) -> AsyncGenerator[tuple[str, str, Json] | None, None]:
+    """(event, id, data) of each change, until the service ends; None after a quiet while."""
     quiet = 0.0
-    with contextlib.suppress(ConnectionResetError):
-        while not lifecycle.stopping:
-            for change in changes:
-                after = change.position
-                data = orjson.dumps(change.as_json())
-                await response.write(b"id: %b\nevent: change\ndata: %b\n\n" % (after.encode(), data))
-            if changes:
-                quiet = 0.0
-            elif quiet >= HEARTBEAT_SECONDS:
-                quiet = 0.0
-                await response.write(b": still here\n\n")
-            if len(changes) < _LIMIT:
-                await asyncio.sleep(POLL_SECONDS)
-                quiet += POLL_SECONDS
+    while not stopping():
+        for change in changes:
+            after = change.position
+            yield "change", change.position, change.as_json()
+        if changes:
+            quiet = 0.0
+        elif quiet >= HEARTBEAT_SECONDS:
+            quiet = 0.0
+            yield None
+        if len(changes) < _LIMIT:
+            await asyncio.sleep(POLL_SECONDS)
+            quiet += POLL_SECONDS
+        try:
             changes = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
-        await response.write_eof()
-    return response
+        except (TryAgain, DatabaseUnavailable):
+            changes = []  # a database that is away is waited for

@@ -14,7 +14,10 @@ _log = structlog.get_logger(__name__)
 
 
 async def _signed(request: web.Request) -> dict[str, str]:
-    form = await request.post()
+    try:
+        form = await request.post()
+    except (AssertionError, LookupError, ValueError):  # what aiohttp makes of a form that is none
+        raise BadRequest("the body is not a form") from None
     text = form.get("signed_request")
     if not isinstance(text, str):
         raise BadRequest("the form field signed_request is missing")

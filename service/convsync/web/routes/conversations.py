@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from convsync.errors import ConvsyncError
-from convsync.web.routing import BadRequest, allowed_page, read_body, route
+from convsync.web.routing import BadRequest, allowed_page, read_body, route, whole_number
 from convsync.web.state import STORE
 
 _VERSION = re.compile(r'(?:W/)?"(\d{1,18})"')
@@ -38,18 +38,12 @@ def _page(request: web.Request) -> str:
     return allowed_page(request, request.match_info["page_id"])
 
 
-def _number(text: str, name: str, *, highest: int = 2**63 - 1) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 19 or not 0 < int(text) <= highest:
-        raise BadRequest(f"{name} must be a number from 1 to {highest}")
-    return int(text)
-
-
 def _limit(request: web.Request) -> int:
-    return _number(request.query.get("limit", "50"), "limit", highest=_LIMIT)
+    return whole_number(request.query.get("limit") or "50", "limit", highest=_LIMIT)
 
 
 def _conversation_id(request: web.Request) -> int:
-    return _number(request.match_info["conversation_id"], "conversation_id")
+    return whole_number(request.match_info["conversation_id"], "conversation_id")
 
 
 @route("GET", "/api/pages/{page_id}/conversations", access="read")
@@ -90,14 +84,15 @@ async def change_conversation(request: web.Request) -> web.Response:
         raise BadRequest('If-Match must be one version: "<version>"')
     body = await read_body(request, Patch)
     store = request.app[STORE]
-    version = await store.update_conversation(
+    await store.update_conversation(
         page_id=page_id,
         conversation_id=conversation_id,
         expected_version=int(match[1]),
         patch=body.model_dump(exclude_unset=True),
     )
     found = await store.get_conversation(page_id=page_id, conversation_id=conversation_id)
-    return web.json_response({**found, "version": version}, headers={"ETag": f'"{version}"'})
+    # Somebody may have changed it again by now: then this is that version, and says so.
+    return web.json_response(found, headers={"ETag": f'"{found["version"]}"'})
 
 
 @route("GET", "/api/pages/{page_id}/conversations/{conversation_id}/events", access="read")
@@ -118,7 +113,7 @@ async def contact_timing(request: web.Request) -> web.Response:
     timing = await request.app[STORE].contact_timing(
         page_id=_page(request),
         conversation_id=_conversation_id(request),
-        timezone=request.query.get("tz", "UTC"),
+        timezone=request.query.get("tz") or "UTC",
     )
     return web.json_response(timing)
 
@@ -127,6 +122,6 @@ async def contact_timing(request: web.Request) -> web.Response:
 async def page_timing(request: web.Request) -> web.Response:
     """When everybody on the Page writes."""
     timing = await request.app[STORE].contact_timing(
-        page_id=_page(request), timezone=request.query.get("tz", "UTC")
+        page_id=_page(request), timezone=request.query.get("tz") or "UTC"
     )
     return web.json_response(timing)

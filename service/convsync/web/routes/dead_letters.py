@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from convsync.dead_letters import replay
 from convsync.errors import NotFound
 from convsync.facts import Json
-from convsync.web.routing import KEY, BadRequest, read_body, route
+from convsync.web.routing import KEY, BadRequest, read_body, route, whole_number
 from convsync.web.state import STORE
+
+_LIMIT = 500
 
 
 class Discard(BaseModel):
@@ -22,15 +24,9 @@ class Discard(BaseModel):
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-def _id(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise BadRequest("a dead letter's id is a number")
-    return int(text)
-
-
 async def _visible(request: web.Request) -> Json:
     """The letter, if the caller's key may see its Page; one without a Page is for keys that see all."""
-    number = _id(request.match_info["dead_letter_id"])
+    number = whole_number(request.match_info["dead_letter_id"], "dead_letter_id")
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
     pages = request[KEY].pages
     if pages and letter["page_id"] not in pages:
@@ -41,7 +37,7 @@ async def _visible(request: web.Request) -> Json:
 @route("GET", "/api/dead-letters", access="read")
 async def list_letters(request: web.Request) -> web.Response:
     """Waiting ones, newest first; `page_id`, `resolved=true`, `before` (an id), `limit`."""
-    key, wanted = request[KEY], request.query.get("page_id")
+    key, wanted = request[KEY], request.query.get("page_id") or None
     if key.pages and wanted is None:
         if len(key.pages) > 1:
             raise BadRequest("name one of your Pages as page_id")
@@ -52,8 +48,8 @@ async def list_letters(request: web.Request) -> web.Response:
     letters = await request.app[STORE].list_dead_letters(
         page_id=wanted,
         resolved=request.query.get("resolved") == "true",
-        before=None if before is None else _id(before),
-        limit=min(_id(request.query.get("limit", "50")) or 1, 500),
+        before=whole_number(before, "before") if before else None,
+        limit=whole_number(request.query.get("limit") or "50", "limit", highest=_LIMIT),
     )
     return web.json_response({"dead_letters": letters})
 
