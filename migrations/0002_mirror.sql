@@ -19,6 +19,7 @@ create table convsync.pages (
   removed_at timestamptz,
   subscribed_at timestamptz,
   last_webhook_at timestamptz,
+  purged_before timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint pages_page_id_not_empty check (page_id <> ''),
@@ -80,9 +81,12 @@ create table convsync.messenger_conversations (
     (last_message_id is null) = (last_message_time is null) and (last_message is null or last_message_id is not null)
   )
 ) with (fillfactor = 85);
+-- Partial, both: on a table that was empty when a plan was made, an index that begins with page_id looks as good as the key.
 create index messenger_conversations_newest
-  on convsync.messenger_conversations (page_id, last_message_time desc nulls last, conversation_id desc);
-create index messenger_conversations_thread on convsync.messenger_conversations (page_id, thread_id);
+  on convsync.messenger_conversations (page_id, coalesce(last_message_time, 'epoch'::timestamptz) desc, conversation_id desc)
+  where deleted_at is null;
+create index messenger_conversations_thread
+  on convsync.messenger_conversations (page_id, thread_id) where thread_id is not null;
 comment on table convsync.messenger_conversations is
   'One conversation of a Page with one person. Rows are never deleted. A person without an id is thread:<thread_id>.';
 
@@ -154,17 +158,36 @@ comment on table convsync.pending_amendments is
 create table convsync.conversation_changes (
   page_id text collate "C" not null,
   change_id bigint generated always as identity,
+  epoch integer not null,
   xid xid8 not null,
   conversation_id bigint not null,
   version bigint not null,
   kinds text[] not null,
   changed_at timestamptz not null default now(),
   constraint conversation_changes_pkey primary key (page_id, change_id),
-  constraint conversation_changes_once_per_transaction unique (page_id, conversation_id, xid)
+  constraint conversation_changes_once_per_transaction unique (page_id, conversation_id, epoch, xid)
 );
-create index conversation_changes_order on convsync.conversation_changes (xid, change_id);
+create index conversation_changes_order on convsync.conversation_changes (epoch, xid, change_id);
 comment on table convsync.conversation_changes is
   'The change feed: one row per conversation per transaction that changed it, written in that transaction.';
+
+create table convsync.feed_epochs (
+  epoch integer not null,
+  cluster text not null,
+  began_at timestamptz not null default now(),
+  constraint feed_epochs_pkey primary key (epoch)
+);
+comment on table convsync.feed_epochs is
+  'The clusters this data has lived in: transaction numbers count from the beginning of each.';
+
+create table convsync.feed_consumers (
+  consumer text not null,
+  last_position text not null,
+  updated_at timestamptz not null default now(),
+  constraint feed_consumers_pkey primary key (consumer)
+);
+comment on table convsync.feed_consumers is
+  'How far each named consumer of the change feed has come.';
 
 create table convsync.dead_letters (
   page_id text collate "C" not null,
@@ -187,6 +210,35 @@ create table convsync.dead_letters (
 create index dead_letters_by_id on convsync.dead_letters (dead_letter_id);
 comment on table convsync.dead_letters is
   'What could not be understood, with its raw bytes. page_id is empty where it is unknown.';
+
+create table convsync.installation_secrets (
+  singleton boolean primary key default true,
+  erasure_key bytea not null default sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')),
+  constraint installation_secrets_is_one_row check (singleton)
+);
+insert into convsync.installation_secrets default values;
+comment on table convsync.installation_secrets is
+  'The key under which tombstones are digests.';
+
+create table convsync.erased_contacts (
+  page_id text collate "C" not null,
+  contact_digest bytea not null,
+  erased_at timestamptz not null,
+  constraint erased_contacts_pkey primary key (page_id, contact_digest)
+);
+comment on table convsync.erased_contacts is
+  'Tombstones: facts about these people from up to erased_at are refused. Nobody can be read from a digest.';
+
+create table convsync.deletion_requests (
+  confirmation_code text not null,
+  person_digest bytea not null,
+  requested_at timestamptz not null,
+  completed_at timestamptz,
+  contacts integer not null default 0,
+  constraint deletion_requests_pkey primary key (confirmation_code)
+);
+comment on table convsync.deletion_requests is
+  'Deletion requests that came through Meta, for their status page.';
 
 -- What the functions hand from statement to statement.
 

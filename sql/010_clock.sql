@@ -11,6 +11,16 @@ as $$
   select coalesce(nullif(current_setting('convsync.now', true), '')::timestamptz, clock_timestamp());
 $$;
 
+create or replace function convsync_api._epoch()
+returns integer
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(max(e.epoch), 1) from convsync.feed_epochs e;
+$$;
+
 create or replace function convsync_api.schema_version()
 returns text
 language sql

@@ -46,7 +46,7 @@ begin
           or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'watermark', 'thread', 'dead_letter') then 'kind'
         when f.page_id is null or (f.page_id = '' and f.kind <> 'dead_letter') then 'page_id'
         when f.kind = 'dead_letter' then case when f.reason is null then 'reason' when f.raw is null then 'raw' end
-        when f.sender_id is null or f.sender_id in ('', f.page_id) then 'sender_id'
+        when f.sender_id is null or f.sender_id in ('', f.page_id) or f.sender_id like 'erased:%' then 'sender_id'
         when f.kind in ('message', 'edit', 'reaction', 'unsend') and coalesce(f.message_id, '') = '' then 'message_id'
         when f.kind <> 'thread' and (f.at is null or not isfinite(f.at)) then 'at'
         when f.kind = 'thread' and (f.thread_id = '') then 'thread_id'
@@ -233,25 +233,27 @@ begin
   from inserted i;
 
   -- What waited for its message is read only now: whoever amends it takes the message's key first (see _ingest_amendments).
-  with amended as (
-    update convsync.contact_interaction_events e
-    set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
-      reaction_marks = a.reaction_marks,
-      metadata = case when a.reaction_marks is null then e.metadata
-        else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
-    from unnest(p_facts) f
-    join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
-    where f.kind = 'message' and f.round = 1 and e.page_id = a.page_id and e.message_id = a.message_id
-    returning e.page_id, e.conversation_id, e.event_type, -(e.in_thread and e.deleted_at is not null)::integer as live
-  )
-  select array_agg(row(a.page_id, a.conversation_id, a.event_type, 0, 0, a.live)::convsync.conversation_delta)
-  into v_more
-  from amended a;
-  if v_more is not null then
-    v_deltas := v_deltas || v_more;
-    delete from convsync.pending_amendments a
-    using unnest(p_facts) f
-    where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
+  if exists (select from convsync.pending_amendments) then
+    with amended as (
+      update convsync.contact_interaction_events e
+      set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
+        reaction_marks = a.reaction_marks,
+        metadata = case when a.reaction_marks is null then e.metadata
+          else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
+      from unnest(p_facts) f
+      join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+      where f.kind = 'message' and f.round = 1 and e.page_id = a.page_id and e.message_id = a.message_id
+      returning e.page_id, e.conversation_id, e.event_type, -(e.in_thread and e.deleted_at is not null)::integer as live
+    )
+    select array_agg(row(a.page_id, a.conversation_id, a.event_type, 0, 0, a.live)::convsync.conversation_delta)
+    into v_more
+    from amended a;
+    if v_more is not null then
+      v_deltas := v_deltas || v_more;
+      delete from convsync.pending_amendments a
+      using unnest(p_facts) f
+      where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
+    end if;
   end if;
 
   -- What was there before, or came twice in this call.
@@ -559,22 +561,27 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._parse_facts(p_facts);
+  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
   v_now timestamptz := convsync_api._now();
   v_xid xid8;
   v_keys convsync.conversation_key[];
   v_deltas convsync.conversation_delta[];
   v_changed convsync.conversation_key[];
+  v_epoch integer := convsync_api._epoch();
 begin
   if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
     raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
   end if;
-  if v_facts is null then
+  if coalesce(cardinality(v_facts), 0) = 0 then
     return;
   end if;
   v_xid := pg_current_xact_id();
   v_keys := convsync_api._lock_conversations(v_facts);
   v_keys := convsync_api._lock_other_owners(v_facts, v_keys);
+  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
+    -- Somebody of these was erased between the look and the locks.
+    raise exception 'a contact was erased meanwhile, try again' using errcode = '40001';
+  end if;
   v_deltas := convsync_api._ingest_messages(v_facts, v_keys, p_source, v_now);
   if exists (select from unnest(v_facts) f where f.kind in ('edit', 'reaction', 'unsend')) then
     v_deltas := v_deltas || convsync_api._ingest_amendments(v_facts, v_keys, v_now);
@@ -586,8 +593,24 @@ begin
     perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
   end if;
 
+  -- One row per conversation from here on: no join below meets more rows than there are conversations.
+  select array_agg(s.d) into v_deltas
+  from (
+    select row(x.page_id, x.conversation_id, string_agg(distinct x.kind, ',' order by x.kind),
+      sum(x.events_added), sum(x.events_changed), sum(x.live))::convsync.conversation_delta as d
+    from unnest(v_deltas) x
+    group by x.page_id, x.conversation_id
+  ) s;
+
   -- The folds. Counting by difference is exact because the conversation is locked; everything else is looked up.
-  with folded as (
+  with told as materialized (
+    select f.page_id, f.sender_id,
+      max(f.at) filter (where f.kind = 'message' and f.direction = 'in' and (f.in_thread or f.event_type = 'postback')) as inbound_at,
+      max(f.at) filter (where f.kind = 'watermark' and f.what = 'read') as read_at,
+      max(f.at) filter (where f.kind = 'watermark' and f.what = 'delivered') as delivered_at
+    from unnest(v_facts) f
+    group by f.page_id, f.sender_id
+  ), folded as (
     update convsync.messenger_conversations c
     set message_count = c.message_count + t.live,
       last_message_id = l.message_id,
@@ -612,19 +635,8 @@ begin
         o.version_xid is distinct from v_xid as first_change
       from unnest(v_keys) k
       join convsync.messenger_conversations o on o.page_id = k.page_id and o.conversation_id = k.conversation_id
-      left join (
-        select x.page_id, x.conversation_id, sum(x.live) as live
-        from unnest(v_deltas) x
-        group by x.page_id, x.conversation_id
-      ) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
-      left join (
-        select f.page_id, f.sender_id,
-          max(f.at) filter (where f.kind = 'message' and f.direction = 'in' and (f.in_thread or f.event_type = 'postback')) as inbound_at,
-          max(f.at) filter (where f.kind = 'watermark' and f.what = 'read') as read_at,
-          max(f.at) filter (where f.kind = 'watermark' and f.what = 'delivered') as delivered_at
-        from unnest(v_facts) f
-        group by f.page_id, f.sender_id
-      ) m on m.page_id = k.page_id and m.sender_id = k.sender_id
+      left join unnest(v_deltas) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
+      left join told m on m.page_id = k.page_id and m.sender_id = k.sender_id
     ) t
     left join lateral (
       select e.message_id, e.event_timestamp, e.body
@@ -646,12 +658,12 @@ begin
   into v_changed
   from folded f;
 
-  insert into convsync.conversation_changes as h (page_id, xid, conversation_id, version, kinds, changed_at)
-  select c.page_id, v_xid, c.conversation_id, c.version,
-    coalesce((select array_agg(distinct d.kind order by d.kind) from unnest(v_deltas) d
-      where d.page_id = c.page_id and d.conversation_id = c.conversation_id), '{receipt}'), v_now
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, v_epoch, v_xid, c.conversation_id, c.version,
+    coalesce(string_to_array(d.kind, ','), '{receipt}'), v_now
   from unnest(v_changed) n
   join convsync.messenger_conversations c on c.page_id = n.page_id and c.conversation_id = n.conversation_id
+  left join unnest(v_deltas) d on d.page_id = c.page_id and d.conversation_id = c.conversation_id
   order by c.page_id, c.conversation_id
   on conflict on constraint conversation_changes_once_per_transaction do update
   set version = excluded.version,
@@ -659,15 +671,11 @@ begin
 
   return query
   select k.page_id, k.sender_id, c.conversation_id, c.version, k.created,
-    coalesce(d.added, 0)::integer, coalesce(d.changed, 0)::integer,
+    coalesce(d.events_added, 0), coalesce(d.events_changed, 0),
     exists (select from unnest(v_changed) n where n.page_id = k.page_id and n.conversation_id = k.conversation_id)
   from unnest(v_keys) k
   join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
-  left join (
-    select x.page_id, x.conversation_id, sum(x.events_added) as added, sum(x.events_changed) as changed
-    from unnest(v_deltas) x
-    group by x.page_id, x.conversation_id
-  ) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
+  left join unnest(v_deltas) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
   order by k.page_id, k.sender_id;
 end
 $$;

@@ -90,9 +90,12 @@ begin
       from jsonb_array_elements(coalesce(p_events, '[]')) e
     ), '[]');
 
-  select i.conversation_id, i.version, i.created, i.changed, i.events_added into strict v_result
+  select i.conversation_id, i.version, i.created, i.changed, i.events_added into v_result
   from convsync_api._ingest(v_facts, 'sql') i
   where i.page_id = v_page_id and i.sender_id = v_sender_id;
+  if not found then
+    raise exception 'this contact was erased, and nothing of this is later' using errcode = 'ZC006';
+  end if;
 
   if p_expected_version = 0 and not v_result.created then
     -- Somebody else created it between the look and the lock.
@@ -110,7 +113,8 @@ p_conversation: page_id, sender_id, optional sender_name, thread_id, unread_coun
 updated_time, observed_at (default now). p_events: an array of message_id, direction (in or out), event_timestamp, optional
 event_type (default message), body, metadata, in_thread; other keys are kept in metadata. p_expected_version: refuse unless the conversation is at this version
 (0: it must not exist). outcome is created, updated or unchanged; an event already there is not added again.
-Errors: ZC002 (detail: expected, actual), ZC003 (hint: the field), 22xxx and 23xxx for refused values.$c$;
+Errors: ZC002 (detail: expected, actual), ZC003 (hint: the field), ZC006 (the contact was erased, and all of this is of before),
+22xxx and 23xxx for refused values.$c$;
 
 create or replace function convsync_api.update_conversation(
   p_page_id text, p_conversation_id bigint, p_expected_version bigint, p_patch jsonb
@@ -158,6 +162,9 @@ begin
   if not found then
     raise exception 'Page % has no conversation %', p_page_id, p_conversation_id using errcode = 'ZC001';
   end if;
+  if v_row.sender_id like 'erased:%' then
+    raise exception 'this contact was erased' using errcode = 'ZC006';
+  end if;
   if v_row.version <> p_expected_version then
     raise exception 'the conversation is at version %, not %', v_row.version, p_expected_version
       using errcode = 'ZC002', detail = jsonb_build_object('expected', p_expected_version, 'actual', v_row.version)::text;
@@ -184,8 +191,8 @@ begin
   where c.page_id = p_page_id and c.conversation_id = p_conversation_id
   returning c.version into strict v_version;
 
-  insert into convsync.conversation_changes as h (page_id, xid, conversation_id, version, kinds, changed_at)
-  values (p_page_id, v_xid, p_conversation_id, v_version, '{edit_by_person}', v_now)
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  values (p_page_id, convsync_api._epoch(), v_xid, p_conversation_id, v_version, '{edit_by_person}', v_now)
   on conflict on constraint conversation_changes_once_per_transaction do update
   set version = excluded.version,
     kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);

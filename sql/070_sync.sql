@@ -185,7 +185,7 @@ begin
   -- Missed: there before the run began, read by nobody until now. Only asked when the front is read again.
   if p_kind = 'list' and v_cursor.walk_pass > 1 then
     select count(distinct f.sender_id) into v_missed
-    from unnest(convsync_api._parse_facts(p_facts)) f
+    from unnest(convsync_api._admissible(convsync_api._parse_facts(p_facts))) f
     where f.kind = 'message' and f.in_thread
       -- Graph has whole seconds.
       and f.at < (
@@ -211,11 +211,13 @@ begin
     insert into convsync.sync_cursors as s
       (page_id, run_id, kind, thread_id, sender_id, last_cursor, updated_time, reported_count, newest_id, unreadable, counted,
        completed, updated_at)
-    select p_page_id, p_run_id, 'thread', t.thread_id, t.sender_id, t.next_cursor, t.updated_time, t.message_count, t.newest_id,
-      coalesce(t.unreadable, 0), coalesce(t.sender_id = any (v_people), false), false, v_now
+    select p_page_id, p_run_id, 'thread', t.thread_id,
+      case when not convsync_api._is_erased(p_page_id, t.sender_id, t.updated_time) then t.sender_id end,
+      t.next_cursor, t.updated_time, t.message_count, t.newest_id, coalesce(t.unreadable, 0),
+      coalesce(t.sender_id = any (v_people), false), false, v_now
     from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text, next_cursor text, updated_time timestamptz,
       message_count integer, newest_id text, read text, unreadable integer)
-    where t.read in ('more', 'unread')
+    where t.read in ('more', 'unread') and not convsync_api._is_erased_thread(p_page_id, t.sender_id, t.thread_id, t.updated_time)
     order by t.thread_id
     on conflict on constraint sync_cursors_pkey do update
     set sender_id = excluded.sender_id,
@@ -247,7 +249,10 @@ begin
       where t.updated_time is null or t.updated_time >= v_cursor.walk_started_at - interval '5 minutes');
     update convsync.sync_cursors s
     set last_cursor = case when p_next_cursor is null or v_old then null else p_next_cursor end,
-      last_conversation_id = coalesce(p_threads -> -1 ->> 'thread_id', s.last_conversation_id),
+      last_conversation_id = case
+        when convsync_api._is_erased_thread(p_page_id, p_threads -> -1 ->> 'sender_id', p_threads -> -1 ->> 'thread_id',
+          (p_threads -> -1 ->> 'updated_time')::timestamptz) then s.last_conversation_id
+        else coalesce(p_threads -> -1 ->> 'thread_id', s.last_conversation_id) end,
       walk_pass = s.walk_pass + ((p_next_cursor is null or v_old) and (s.walk_pass = 1 or v_news))::integer,
       -- The next pass has to see what moved since this one began.
       walk_started_at = case when p_next_cursor is null or v_old then s.pass_started_at else s.walk_started_at end,

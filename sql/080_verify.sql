@@ -14,7 +14,8 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._parse_facts(p_facts);
+  -- What was erased or purged here is not missing.
+  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
 begin
   if exists (select from unnest(v_facts) f where f.page_id is distinct from p_page_id) then
     raise exception 'a fact of another Page' using errcode = 'ZC003', hint = 'p_facts';

@@ -7,6 +7,7 @@ else there; progress and log lines go to stderr.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import subprocess
@@ -23,10 +24,11 @@ from psycopg import conninfo
 from pydantic import ValidationError
 
 from convsync import __version__
-from convsync.console import Table, progress, show_pages, show_run, stdout
+from convsync.console import Table, escape_controls, progress, show_dead_letters, show_pages, show_run, stdout
 from convsync.database import installer
 from convsync.database.bootstrap import Urls, open_database
 from convsync.database.embedded import EmbeddedError
+from convsync.dead_letters import replay
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
@@ -470,6 +472,72 @@ async def verify(page_id: str, deep: bool, json_: bool) -> int:
         for finding in report.examples:
             stdout.print(f"  {finding}", highlight=False)
     return OK if report.clean else FAILURE
+
+
+@main.group("dead-letters")
+def dead_letters() -> None:
+    """What could not be understood: look at it, replay it, discard it."""
+
+
+@dead_letters.command("list")
+@click.argument("page_id", required=False)
+@click.option("--resolved", is_flag=True, help="Those that were settled.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@as_json
+@command
+async def dead_letters_list(page_id: str | None, resolved: bool, limit: int, json_: bool) -> None:
+    """The newest dead letters that wait."""
+    async with open_store(load_settings()) as (store, _):
+        letters = await store.list_dead_letters(page_id=page_id, resolved=resolved, limit=limit)
+    if json_:
+        print_json(letters)
+    else:
+        show_dead_letters(letters)
+
+
+@dead_letters.command("show")
+@click.argument("dead_letter_id", type=int)
+@as_json
+@command
+async def dead_letters_show(dead_letter_id: int, json_: bool) -> None:
+    """One dead letter with its raw bytes."""
+    async with open_store(load_settings()) as (store, _):
+        letter = await store.get_dead_letter(dead_letter_id=dead_letter_id)
+    if json_:
+        print_json(letter)
+        return
+    show_dead_letters([letter])
+    raw = base64.b64decode(letter["raw_base64"]).decode("utf-8", "backslashreplace")
+    stdout.print(escape_controls(raw), highlight=False, markup=False, soft_wrap=True)
+
+
+@dead_letters.command("replay")
+@click.argument("dead_letter_id", type=int)
+@as_json
+@command
+async def dead_letters_replay(dead_letter_id: int, json_: bool) -> None:
+    """Read it again and land what it says, once."""
+    async with open_store(load_settings()) as (store, _):
+        replayed = await replay(store, dead_letter_id)
+    if json_:
+        print_json({"dead_letter_id": str(dead_letter_id), "replayed": replayed})
+    else:
+        stdout.print("replayed" if replayed else "it was settled before")
+
+
+@dead_letters.command("discard")
+@click.argument("dead_letter_id", type=int)
+@click.option("--reason", required=True, help="Why nothing is lost with it.")
+@as_json
+@command
+async def dead_letters_discard(dead_letter_id: int, reason: str, json_: bool) -> None:
+    """Settle it with a reason."""
+    async with open_store(load_settings()) as (store, _):
+        discarded = await store.discard_dead_letter(dead_letter_id=dead_letter_id, reason=reason)
+    if json_:
+        print_json({"dead_letter_id": str(dead_letter_id), "discarded": discarded})
+    else:
+        stdout.print("discarded" if discarded else "it was settled before")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

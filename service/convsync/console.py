@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from convsync.facts import Json
 
@@ -110,3 +111,28 @@ def show_run(run: Json) -> None:
     )
     for batch in run["failed_batches"]:
         stdout.print(f"  batch {batch['batch']}: {batch['error'].get('message', '')}", highlight=False)
+
+
+def show_dead_letters(letters: list[Json]) -> None:
+    table = Table("Id", "Page", "Source", "Reason", "Bytes", "First seen", "Last seen", "Times", "Settled")
+    for letter in letters:
+        table.add_row(
+            letter["dead_letter_id"],
+            letter["page_id"] or "",
+            letter["source"],
+            Text(escape_controls(letter["reason"])),
+            str(letter["bytes"]),
+            letter["first_seen_at"],
+            letter["last_seen_at"],
+            str(letter["attempts"]),
+            letter["resolution"] or "",
+        )
+    stdout.print(table)
+
+
+def escape_controls(text: str) -> str:
+    """Text that came from outside, fit for a terminal: control characters are spelt out."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -89,6 +89,39 @@ class Resumable:
     page_id: str
     mode: str
     run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A conversation changed: what (`kinds`), to which version; `position` is where to go on from."""
+
+    position: str
+    page_id: str
+    conversation_id: int
+    version: int
+    kinds: list[str]
+    at: datetime
+
+    def as_json(self) -> Json:
+        return {
+            "position": self.position,
+            "page_id": self.page_id,
+            "conversation_id": str(self.conversation_id),
+            "version": self.version,
+            "kinds": self.kinds,
+            "at": self.at.astimezone(UTC).isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLag:
+    """Committed changes that an older open transaction holds back, and whose it is."""
+
+    held_back: int
+    held_since: datetime | None
+    blocking_pid: int | None
+    blocking_application: str | None
+    blocking_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +224,165 @@ class Store:
             patch=Jsonb(patch),
         )
         return version
+
+    async def list_conversations(
+        self,
+        *,
+        page_id: str,
+        status: str | None = None,
+        query: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_conversations(p_page_id => %(page_id)s, p_status => %(status)s,
+               p_query => %(query)s, p_before => %(before)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            status=status,
+            query=query,
+            before=before,
+            limit=limit,
+        )
+        return found
+
+    async def get_conversation(self, *, page_id: str, conversation_id: int) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.get_conversation(p_page_id => %(page_id)s,
+               p_conversation_id => %(conversation_id)s)""",
+            page_id=page_id,
+            conversation_id=conversation_id,
+        )
+        return found
+
+    async def list_events(
+        self, *, page_id: str, conversation_id: int, before: str | None = None, limit: int = 50
+    ) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_events(p_page_id => %(page_id)s,
+               p_conversation_id => %(conversation_id)s, p_before => %(before)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            conversation_id=conversation_id,
+            before=before,
+            limit=limit,
+        )
+        return found
+
+    async def contact_timing(
+        self, *, page_id: str, conversation_id: int | None = None, timezone: str = "UTC"
+    ) -> Json:
+        timing: Json = await self._value(
+            """select convsync_api.contact_timing(p_page_id => %(page_id)s,
+               p_conversation_id => %(conversation_id)s, p_timezone => %(timezone)s)""",
+            page_id=page_id,
+            conversation_id=conversation_id,
+            timezone=timezone,
+        )
+        return timing
+
+    async def erase_contact(self, *, page_id: str, sender_id: str) -> Json:
+        erased: Json = await self._value(
+            "select convsync_api.erase_contact(p_page_id => %(page_id)s, p_sender_id => %(sender_id)s)",
+            page_id=page_id,
+            sender_id=sender_id,
+        )
+        return erased
+
+    async def request_deletion(self, *, app_user_id: str) -> Json:
+        request: Json = await self._value(
+            "select convsync_api.request_deletion(p_app_user_id => %(app_user_id)s)", app_user_id=app_user_id
+        )
+        return request
+
+    async def deletion_status(self, *, confirmation_code: str) -> Json:
+        request: Json = await self._value(
+            "select convsync_api.deletion_status(p_confirmation_code => %(code)s)", code=confirmation_code
+        )
+        return request
+
+    # The change feed
+
+    async def changes_after(
+        self, *, after: str | None, limit: int = 100, pages: Sequence[str] | None = None
+    ) -> list[Change]:
+        return await self._all(
+            Change,
+            """select * from convsync_api.changes_after(p_after => %(after)s, p_limit => %(limit)s,
+               p_pages => %(pages)s)""",
+            after=after,
+            limit=limit,
+            pages=None if pages is None else list(pages),
+        )
+
+    async def feed_position(self, *, consumer: str) -> str | None:
+        position: str | None = await self._value(
+            "select convsync_api.feed_position(p_consumer => %(consumer)s)", consumer=consumer
+        )
+        return position
+
+    async def set_feed_position(self, *, consumer: str, position: str) -> None:
+        await self._value(
+            """select convsync_api.set_feed_position(p_consumer => %(consumer)s,
+               p_position => %(position)s)""",
+            consumer=consumer,
+            position=position,
+        )
+
+    async def feed_lag(self) -> FeedLag:
+        return await self._one(FeedLag, "select * from convsync_api.feed_lag()")
+
+    async def begin_feed_epoch(self) -> int:
+        epoch: int = await self._value("select convsync_api.begin_feed_epoch()")
+        return epoch
+
+    # Dead letters
+
+    async def list_dead_letters(
+        self,
+        *,
+        page_id: str | None = None,
+        resolved: bool = False,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
+                   p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
+                {"page_id": page_id, "resolved": resolved, "before": before, "limit": limit},
+            )
+            return await cursor.fetchall()
+
+    async def get_dead_letter(self, *, dead_letter_id: int) -> Json:
+        letter: Json = await self._value(
+            "select convsync_api.get_dead_letter(p_dead_letter_id => %(dead_letter_id)s)",
+            dead_letter_id=dead_letter_id,
+        )
+        return letter
+
+    async def replay_dead_letter(self, *, dead_letter_id: int, facts: str) -> bool:
+        """`facts` is the JSON array they are sent as; true if this call landed them."""
+        replayed: bool = await self._value(
+            """select convsync_api.replay_dead_letter(p_dead_letter_id => %(dead_letter_id)s,
+               p_facts => %(facts)s)""",
+            dead_letter_id=dead_letter_id,
+            facts=Jsonb(facts, dumps=str),
+        )
+        return replayed
+
+    async def discard_dead_letter(self, *, dead_letter_id: int, reason: str) -> bool:
+        discarded: bool = await self._value(
+            """select convsync_api.discard_dead_letter(p_dead_letter_id => %(dead_letter_id)s,
+               p_reason => %(reason)s)""",
+            dead_letter_id=dead_letter_id,
+            reason=reason,
+        )
+        return discarded
+
+    async def expire_dead_letters(self, *, days: int) -> int:
+        gone: int = await self._value(
+            "select convsync_api.expire_dead_letters(p_days => %(days)s)", days=days
+        )
+        return gone
 
     # Pages
 

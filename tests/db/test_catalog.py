@@ -17,6 +17,10 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 # Tables whose primary key does not begin with page_id, and why.
 NOT_BY_PAGE = {
     "installation": "one row for the whole database",
+    "installation_secrets": "one row for the whole database",
+    "feed_epochs": "where the whole database has lived",
+    "feed_consumers": "a consumer reads the changes of any number of Pages",
+    "deletion_requests": "a person asks, not a Page; it is found by its code alone",
 }
 # yoyo's own tables: made by it, not by our migrations
 YOYO = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")

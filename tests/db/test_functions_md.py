@@ -80,9 +80,10 @@ def test_every_public_function_is_described_with_its_signature_and_an_example(da
     sections = dict(zip(headings[1::2], headings[2::2], strict=True))
 
     assert set(sections) - KINDS == {name for name, _, _ in functions}
-    for name, arguments, result in functions:
-        signature = f"{name}({re.sub(r'::[a-z ]+', '', arguments)}) returns {result}".lower()
-        assert f"`{signature}`" in sections[name]
+    for name, typed, result in functions:
+        arguments = re.sub(r"::[a-z ]+(\[\])?", "", typed)
+        signature = f"{name}({arguments}) returns {result}".lower()
+        assert f"`{signature}`" in sections[name].lower()
         assert EXAMPLE.search(sections[name]), f"no example of {name}"
         assert f"[{name}](#{name})" in document, f"{name} is not in the contents"
 

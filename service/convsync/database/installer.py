@@ -102,6 +102,8 @@ def _migrate(url: str) -> Installed:
         guard.execute("select pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK])
         applied = _apply_migrations(url)
         functions = _apply_functions(url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("select convsync_api.begin_feed_epoch()")
         return Installed(applied, functions, schema_version())
 
 

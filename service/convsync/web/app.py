@@ -20,7 +20,17 @@ from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.web import middlewares
-from convsync.web.routes import console, health, pages, sync, webhook
+from convsync.web.routes import (
+    changes,
+    compliance,
+    console,
+    conversations,
+    dead_letters,
+    health,
+    pages,
+    sync,
+    webhook,
+)
 from convsync.web.routing import ROUTES
 from convsync.web.state import (
     COMMIT,
@@ -40,8 +50,10 @@ from convsync.webhook.group_commit import GroupCommit
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
 _CANCEL_AGAIN_SECONDS = 0.5
+_TIDY_AGAIN_SECONDS = 30.0
+_DAY_SECONDS = 86_400.0
 
-_MODULES = (console, health, pages, sync, webhook)
+_MODULES = (changes, compliance, console, conversations, dead_letters, health, pages, sync, webhook)
 _log = structlog.get_logger(__name__)
 
 
@@ -114,11 +126,12 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
+        tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
         yield
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        for task in (reading, supervising):
+        for task in (tidying, reading, supervising):
             await _end(task)
         await committing
 
@@ -132,6 +145,21 @@ async def _end(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+
+
+async def _tidy(store: Store, dead_letter_days: int) -> None:
+    """Once at the start and then daily: the feed's epoch, and dead letters past their time."""
+    while True:
+        try:
+            await store.begin_feed_epoch()
+            gone = await store.expire_dead_letters(days=dead_letter_days)
+        except errors.ConvsyncError as error:
+            _log.warning("not_tidied", error=error.message)
+            await asyncio.sleep(_TIDY_AGAIN_SECONDS)
+        else:
+            if gone:
+                _log.info("dead_letters_expired", count=gone)
+            await asyncio.sleep(_DAY_SECONDS)
 
 
 async def _stop_taking(app: web.Application) -> None:

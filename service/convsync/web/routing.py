@@ -89,5 +89,13 @@ async def read_body(request: web.Request, model: type[Model]) -> Model:
         raise InvalidArgument(f"{field}: {what}" if field else what, detail={"field": field}) from None
 
 
+def whole_number(text: str, name: str, *, lowest: int = 1, highest: int = 2**63 - 1) -> int:
+    """A number in an address, within its bounds."""
+    # int() refuses text of thousands of digits with an error of its own
+    if text.isascii() and text.isdigit() and len(text) <= 19 and lowest <= int(text) <= highest:
+        return int(text)
+    raise BadRequest(f"{name} must be a number from {lowest} to {highest}")
+
+
 def new_request_id() -> str:
     return secrets.token_hex(16)

@@ -1,0 +1,66 @@
+"""Meta's compliance callbacks: a person asks for deletion, or a person or a Page takes the app away."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from convsync.errors import NotFound
+from convsync.web.routing import BadRequest, Forbidden, route
+from convsync.web.state import SETTINGS, STORE
+from convsync.webhook.compliance import BadSignedRequest, read_signed_request
+
+_log = structlog.get_logger(__name__)
+
+
+async def _signed(request: web.Request) -> dict[str, str]:
+    try:
+        form = await request.post()
+    except (AssertionError, LookupError, ValueError):  # what aiohttp makes of a form that is none
+        raise BadRequest("the body is not a form") from None
+    text = form.get("signed_request")
+    if not isinstance(text, str):
+        raise BadRequest("the form field signed_request is missing")
+    secret = request.app[SETTINGS].app_secret
+    try:
+        return read_signed_request(text, [secret.get_secret_value()] if secret else [])
+    except BadSignedRequest as error:
+        raise Forbidden(str(error)) from None
+
+
+@route("POST", "/api/facebook/data-deletion", access="public")
+async def delete_data(request: web.Request) -> web.Response:
+    """Erases the person where a Page knows them by this id; answers with the status page and its code."""
+    payload = await _signed(request)
+    if "user_id" not in payload:
+        raise BadRequest("the request names no user_id")
+    done = await request.app[STORE].request_deletion(app_user_id=payload["user_id"])
+    _log.info("deletion_requested", code=done["confirmation_code"], contacts=done["contacts"])
+    code = done["confirmation_code"]
+    origin = request.app[SETTINGS].public_url or f"{request.scheme}://{request.host}"
+    url = f"{origin}/api/facebook/deletion-status/{code}"
+    return web.json_response({"url": url, "confirmation_code": code})
+
+
+@route("GET", "/api/facebook/deletion-status/{code}", access="public")
+async def deletion_status(request: web.Request) -> web.Response:
+    """A page a person can read, by the code they were given."""
+    done = await request.app[STORE].deletion_status(confirmation_code=request.match_info["code"])
+    text = f"Deletion request {done['confirmation_code']}\nreceived {done['requested_at']}\n" + (
+        f"completed {done['completed_at']}\n" if done["completed_at"] else "in progress\n"
+    )
+    return web.Response(text=text, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+
+
+@route("POST", "/api/facebook/deauthorize", access="public")
+async def deauthorize(request: web.Request) -> web.Response:
+    """A Page that removed the app (user_id 0, profile_id) loses its token here; its mirror stays."""
+    payload = await _signed(request)
+    page_id = payload.get("profile_id")
+    if page_id is not None:
+        try:
+            await request.app[STORE].remove_page(page_id=page_id)
+        except NotFound:
+            page_id = None
+    _log.info("deauthorized", page_id=page_id)
+    return web.json_response({"success": True})

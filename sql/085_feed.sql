@@ -1,0 +1,166 @@
+-- The change feed: what changed, in an order in which nothing can still appear before what was read.
+--
+-- A row is written in the transaction that changed the conversation, with its xid. A reader gets only rows whose xid is
+-- below every transaction still in progress, in the order (epoch, xid, change_id); so no later commit can slip in before a
+-- position that was handed out. A plain sequence would lose rows: an older transaction may commit a lower number later.
+-- The epoch rises when the data wakes up in another cluster (restore, promotion), where xids begin anew.
+
+create or replace function convsync_api._cluster()
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The timeline that is written now, as the name of its WAL file tells; the control file learns it only at the next checkpoint.
+  select s.system_identifier || '/' || ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer
+  from pg_control_system() s;
+$$;
+
+create or replace function convsync_api.begin_feed_epoch()
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_cluster text := convsync_api._cluster();
+  v_latest convsync.feed_epochs;
+begin
+  perform pg_advisory_xact_lock(1668183670, 2);
+  select e.* into v_latest from convsync.feed_epochs e order by e.epoch desc limit 1;
+  if v_latest.cluster <> v_cluster then
+    -- A dump brought transaction numbers that this cluster has yet to give: met again, they would pass for the same transaction.
+    update convsync.messenger_conversations c
+    set version_xid = null
+    where c.version_xid >= pg_current_xact_id();
+  end if;
+  if v_latest.epoch is null or v_latest.cluster <> v_cluster then
+    insert into convsync.feed_epochs as e (epoch, cluster, began_at)
+    values (coalesce(v_latest.epoch, 0) + 1, v_cluster, convsync_api._now())
+    returning e.* into strict v_latest;
+  end if;
+  return v_latest.epoch;
+end
+$$;
+comment on function convsync_api.begin_feed_epoch() is
+$c$The epoch of the change feed; begins a new one if this is another cluster than the last time (a restore, a promotion).
+Called at every start of the service and every install.$c$;
+
+create or replace function convsync_api._position(p_epoch integer, p_xid xid8, p_change_id bigint)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s-%s-%s', p_epoch, p_xid, p_change_id);
+$$;
+
+create or replace function convsync_api.changes_after(p_after text, p_limit integer default 100, p_pages text[] default null)
+returns table (
+  "position" text, page_id text, conversation_id bigint, version bigint, kinds text[], at timestamptz
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  v_epoch integer := 0;
+  v_xid xid8 := '0';
+  v_change_id bigint := 0;
+  v_horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
+  v_now_epoch integer;
+begin
+  if p_after is not null and p_after <> '' then
+    if p_after !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
+      raise exception 'after is not a position of this feed' using errcode = 'ZC003', hint = 'after';
+    end if;
+    v_epoch := split_part(p_after, '-', 1)::integer;
+    v_xid := split_part(p_after, '-', 2)::xid8;
+    v_change_id := split_part(p_after, '-', 3)::bigint;
+  end if;
+  select coalesce(max(e.epoch), 1) into v_now_epoch from convsync.feed_epochs e;
+  return query
+  select convsync_api._position(c.epoch, c.xid, c.change_id), c.page_id, c.conversation_id, c.version, c.kinds, c.changed_at
+  from convsync.conversation_changes c
+  where (c.epoch, c.xid, c.change_id) > (v_epoch, v_xid, v_change_id)
+    -- What an older epoch holds is complete: nothing of that cluster is in progress here.
+    and (c.epoch < v_now_epoch or c.xid < v_horizon)
+    and (p_pages is null or c.page_id = any (p_pages))
+  order by c.epoch, c.xid, c.change_id
+  limit least(greatest(coalesce(p_limit, 100), 1), 10000);
+end
+$$;
+comment on function convsync_api.changes_after(text, integer, text[]) is
+$c$The changes after a position (null or empty: from the beginning), at most p_limit (1 to 10000), in an order in which nothing
+can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
+message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. position is opaque. p_pages limits the
+feed to these Pages. Errors: ZC003.$c$;
+
+create or replace function convsync_api.feed_position(p_consumer text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.last_position from convsync.feed_consumers f where f.consumer = p_consumer;
+$$;
+comment on function convsync_api.feed_position(text) is
+  'Where a named consumer of the change feed stands; null for one that never said.';
+
+create or replace function convsync_api.set_feed_position(p_consumer text, p_position text)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(p_consumer, '') = '' or length(p_consumer) > 200 then
+    raise exception 'the name of a consumer has 1 to 200 characters' using errcode = 'ZC003', hint = 'consumer';
+  end if;
+  if p_position is null or p_position !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
+    raise exception 'position is not a position of this feed' using errcode = 'ZC003', hint = 'position';
+  end if;
+  insert into convsync.feed_consumers as f (consumer, last_position, updated_at)
+  values (p_consumer, p_position, convsync_api._now())
+  on conflict on constraint feed_consumers_pkey do update
+  set last_position = excluded.last_position, updated_at = excluded.updated_at;
+end
+$$;
+comment on function convsync_api.set_feed_position(text, text) is
+$c$Remembers how far a named consumer has come: call it after the work is done, and a consumer that crashes sees its last changes
+again (at least once). Errors: ZC003.$c$;
+
+create or replace function convsync_api.feed_lag()
+returns table (held_back bigint, held_since timestamptz, blocking_pid integer, blocking_application text, blocking_since timestamptz)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  with horizon as (
+    select pg_snapshot_xmin(pg_current_snapshot()) as xmin
+  ), held as (
+    select count(*) as held_back, min(c.changed_at) as held_since
+    from convsync.conversation_changes c, horizon h
+    where c.epoch = (select coalesce(max(e.epoch), 1) from convsync.feed_epochs e) and c.xid >= h.xmin
+  ), culprit as (
+    -- A backend's own xid is known as 32 bits; the oldest one in progress is the horizon's.
+    select a.pid, a.application_name, a.xact_start
+    from pg_stat_activity a, horizon h
+    where a.backend_xid::text::bigint = h.xmin::text::bigint % 4294967296
+    limit 1
+  )
+  select d.held_back, d.held_since, c.pid, c.application_name, c.xact_start
+  from held d left join culprit c on d.held_back > 0;
+$$;
+comment on function convsync_api.feed_lag() is
+$c$How many committed changes are held back because an older transaction of this server is still open, since when, and whose it is
+(blocking_application and blocking_since only where the owner may see other sessions).$c$;

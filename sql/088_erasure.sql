@@ -1,0 +1,391 @@
+-- Erasure and retention. What was erased stays erased: no redelivery, no later sync, no history still unread brings it back.
+--
+-- A tombstone is a digest of (Page, person) under a key of this installation, with the instant of the erasure. Facts up to that
+-- instant are refused, by the fact itself, so in any order; later ones start a new contact. A thread's snapshot is of then if
+-- its updated_time is.
+
+create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
+returns bytea
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select sha256(s.erasure_key || convert_to(p_page_id || chr(31) || p_sender_id, 'UTF8')) from convsync.installation_secrets s;
+$$;
+
+create or replace function convsync_api._admissible(p_facts convsync.fact[])
+returns convsync.fact[]
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  -- Most Pages have no tombstone and no horizon: then nothing is computed.
+  if not exists (
+    select
+    from (select distinct f.page_id from unnest(p_facts) f) t
+    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
+      or exists (select from convsync.pages p where p.page_id = t.page_id and p.purged_before is not null)
+  ) then
+    return p_facts;
+  end if;
+  -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
+  return (
+    select coalesce(array_agg(row(k.kind, k.page_id, k.sender_id, k.message_id, k.direction, k.at, k.text, k.event_type, k.metadata,
+      k.observed_at, k.in_thread, k.num_edit, k.actor_id, k.action, k.reaction, k.emoji, k.what, k.thread_id,
+      case when k.kind = 'thread' and (k.fields ->> 'updated_time')::timestamptz < k.purged_before then k.fields - 'snippet'
+        else k.fields end,
+      k.reason, k.raw, k.counted)::convsync.fact), '{}')
+    from (
+      select f.*, p.purged_before,
+        case when f.kind in ('watermark', 'dead_letter') then 1
+          else row_number() over (partition by f.kind, f.page_id, f.message_id,
+            case when f.kind = 'thread' then f.sender_id end order by f.round) end as counted
+      from unnest(p_facts) f
+      left join convsync.pages p on p.page_id = f.page_id
+      left join convsync.erased_contacts e
+        on f.kind <> 'dead_letter' and e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
+      where f.kind = 'dead_letter'
+        or ((e.erased_at is null
+            or case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at)
+          and (p.purged_before is null or f.kind in ('thread', 'watermark') or f.at >= p.purged_before))
+    ) k
+  );
+end
+$$;
+
+create or replace function convsync_api._is_erased(p_page_id text, p_sender_id text, p_at timestamptz)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from convsync.erased_contacts e
+    where e.page_id = p_page_id and e.contact_digest = convsync_api._contact_digest(p_page_id, p_sender_id)
+      and not coalesce(p_at > e.erased_at, false)
+  );
+$$;
+
+create or replace function convsync_api._is_erased_thread(p_page_id text, p_sender_id text, p_thread_id text, p_updated_time timestamptz)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- A sync need not read on in it, and must not write down whose it is. A thread of several people stays the others'.
+  select exists (select from convsync.erased_contacts e where e.page_id = p_page_id)
+    and (convsync_api._is_erased(p_page_id, p_sender_id, p_updated_time)
+      or convsync_api._is_erased(p_page_id, 'thread:' || p_thread_id, p_updated_time))
+    and not exists (
+      select from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = p_thread_id
+    );
+$$;
+
+create or replace function convsync_api._json_ascii(p_text text)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- As a writer of JSON puts it who escapes all but ASCII.
+  select string_agg(case
+      when a.code < 128 then a.letter
+      when a.code < 65536 then '\u' || lpad(to_hex(a.code), 4, '0')
+      else '\u' || to_hex(55296 + (a.code - 65536) / 1024) || '\u' || to_hex(56320 + (a.code - 65536) % 1024) end, '' order by a.n)
+  from (select l.letter, ascii(l.letter) as code, l.n from regexp_split_to_table(p_text, '') with ordinality l (letter, n)) a;
+$$;
+
+create or replace function convsync_api._mentions(p_raw bytea, p_words text[])
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- A word as it is, or as JSON writes it. 2001 is not mentioned in 12001.
+  select exists (
+    select
+    from unnest(p_words) w (word)
+    cross join lateral (values (w.word), (trim('"' from to_json(w.word)::text)), (convsync_api._json_ascii(trim('"' from to_json(w.word)::text)))) v (form)
+    where encode(p_raw, 'escape') ~ (
+      case when v.form ~ '^[0-9]' then '(^|[^0-9])' else '' end
+      || regexp_replace(encode(convert_to(v.form, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
+      || case when v.form ~ '[0-9]$' then '($|[^0-9])' else '' end)
+  );
+$$;
+
+create or replace function convsync_api._lock_contact(p_page_id text, p_sender_id text)
+returns convsync.conversation_key
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_inserted bigint;
+  v_locked bigint;
+begin
+  -- Inserted if missing, then locked: whatever is being ingested for this person is waited for, and what comes after finds the
+  -- tombstone. Again if another erasure has just taken the row.
+  loop
+    insert into convsync.messenger_conversations as c (page_id, sender_id)
+    select p_page_id, p_sender_id
+    where not exists (
+      select from convsync.messenger_conversations o where o.page_id = p_page_id and o.sender_id = p_sender_id)
+    on conflict on constraint messenger_conversations_one_per_sender do nothing
+    returning c.conversation_id into v_inserted;
+    select c.conversation_id into v_locked
+    from convsync.messenger_conversations c
+    where c.page_id = p_page_id and c.sender_id = p_sender_id
+    for update;
+    if found then
+      return row(p_page_id, p_sender_id, v_locked, v_inserted is not null)::convsync.conversation_key;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function convsync_api.erase_contact(p_page_id text, p_sender_id text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
+as $$
+declare
+  v_now timestamptz;
+  v_erased_at timestamptz;
+  v_xid xid8;
+  v_keys convsync.conversation_key[];
+  v_ids bigint[];
+  v_senders text[];
+  v_threads text[];
+  v_words text[];
+  v_thread text;
+  v_events bigint;
+  v_pending bigint;
+  v_letters bigint;
+begin
+  if coalesce(p_page_id, '') = '' or coalesce(p_sender_id, '') in ('', p_page_id) then
+    raise exception 'Page and person must be named' using errcode = 'ZC003', hint = 'p_sender_id';
+  end if;
+  if p_sender_id like 'erased:%' then
+    raise exception 'this contact was erased' using errcode = 'ZC006';
+  end if;
+  -- The lock order: runs, Pages, conversations, the rest. A page of a run that is being applied is waited for.
+  perform from convsync.sync_runs r
+  where r.page_id = p_page_id and r.status in ('queued', 'running', 'paused')
+  order by r.run_id
+  for no key update;
+  insert into convsync.pages (page_id)
+  select p_page_id where not exists (select from convsync.pages p where p.page_id = p_page_id)
+  on conflict on constraint pages_pkey do nothing;
+  v_keys := array[convsync_api._lock_contact(p_page_id, p_sender_id)];
+
+  -- The threads that are this person's alone: Graph may name nobody in them one day, and list them as thread:<id>.
+  v_threads := array(
+    select t.thread_id
+    from (
+      select c.thread_id from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.sender_id = p_sender_id and c.thread_id is not null
+      union
+      select s.thread_id from convsync.sync_cursors s where s.page_id = p_page_id and s.sender_id = p_sender_id
+    ) t
+    where not exists (
+      select from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.thread_id = t.thread_id and c.sender_id not in (p_sender_id, 'thread:' || t.thread_id))
+    order by t.thread_id);
+  foreach v_thread in array v_threads loop
+    if 'thread:' || v_thread <> p_sender_id then
+      v_keys := v_keys || convsync_api._lock_contact(p_page_id, 'thread:' || v_thread);
+    end if;
+  end loop;
+  v_ids := array(select k.conversation_id from unnest(v_keys) k);
+  v_senders := array(select k.sender_id from unnest(v_keys) k);
+  v_now := convsync_api._now();
+  v_xid := pg_current_xact_id();
+
+  -- What came from a clock ahead of ours is of before as well; one that is days ahead is wrong.
+  select least(v_now + interval '1 day', greatest(v_now,
+      (select max(e.event_timestamp) from convsync.contact_interaction_events e
+        where e.page_id = p_page_id and e.conversation_id = any (v_ids)),
+      (select max(greatest(a.edited_at, a.unsent_at)) from convsync.pending_amendments a
+        where a.page_id = p_page_id and a.sender_id = any (v_senders)),
+      (select max(greatest(c.updated_time, c.read_watermark, c.delivered_watermark)) from convsync.messenger_conversations c
+        where c.page_id = p_page_id and c.conversation_id = any (v_ids))))
+  into strict v_erased_at;
+  insert into convsync.erased_contacts as e (page_id, contact_digest, erased_at)
+  select p_page_id, t.digest, v_erased_at
+  from (select convsync_api._contact_digest(p_page_id, s.sender_id) as digest from unnest(v_senders) s (sender_id)) t
+  order by t.digest
+  on conflict on constraint erased_contacts_pkey do update set erased_at = greatest(e.erased_at, excluded.erased_at);
+
+  -- Dead letters that name them, or a message of theirs.
+  v_words := array(
+    select p_sender_id where p_sender_id not like 'thread:%'
+    union select t.thread_id from unnest(v_threads) t (thread_id)
+    union select substr(p_sender_id, 8) where p_sender_id like 'thread:_%'
+    union select c.sender_name from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
+  delete from convsync.dead_letters d
+  where (d.page_id = p_page_id or d.page_id = '')
+    and (convsync_api._mentions(d.raw || convert_to(chr(10) || d.reason || chr(10) || coalesce(d.resolution, ''), 'UTF8'), v_words)
+      or exists (
+        select
+        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
+        where e.conversation_id = any (v_ids))
+      or exists (
+        select
+        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
+        where a.sender_id = any (v_senders)));
+  get diagnostics v_letters = row_count;
+
+  delete from convsync.contact_interaction_events e
+  where e.page_id = p_page_id and e.conversation_id = any (v_ids);
+  get diagnostics v_events = row_count;
+  delete from convsync.pending_amendments a where a.page_id = p_page_id and a.sender_id = any (v_senders);
+  get diagnostics v_pending = row_count;
+
+  -- What syncs wrote down of their threads. There is nothing left to read in them.
+  delete from convsync.sync_cursors s
+  where s.page_id = p_page_id and s.kind = 'thread' and s.thread_id = any (v_threads);
+  update convsync.sync_cursors s
+  set sender_id = null
+  where s.page_id = p_page_id and s.sender_id = p_sender_id;
+  update convsync.sync_cursors s
+  set last_conversation_id = null
+  where s.page_id = p_page_id and s.last_conversation_id = any (v_threads);
+  update convsync.sync_batches b
+  set thread_id = 'erased:' || v_ids[1], cursor = null, error = b.error - 'message', status = 'resolved', resolved_at = v_now
+  where b.page_id = p_page_id and b.kind = 'thread' and b.thread_id = any (v_threads);
+
+  -- A row that was inserted for the lock only: nobody has seen it.
+  delete from convsync.messenger_conversations c
+  using unnest(v_keys) k
+  where k.created and c.page_id = p_page_id and c.conversation_id = k.conversation_id;
+  -- Any other stays, without anything of the person: its number and its changes keep their meaning.
+  update convsync.messenger_conversations c
+  set sender_id = 'erased:' || c.conversation_id,
+    sender_name = null, sender_name_at = null, thread_id = null, thread_id_at = null,
+    last_message = null, last_message_id = null, last_message_time = null, last_inbound_time = null,
+    message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
+    can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
+    updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
+    conversation_status = default, tags = '{}', assignee = null, note = null, deleted_at = v_now, history_complete_at = null,
+    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = v_now
+  where c.page_id = p_page_id and c.conversation_id = any (v_ids);
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{erased}', v_now
+  from convsync.messenger_conversations c
+  where c.page_id = p_page_id and c.conversation_id = any (v_ids)
+  order by c.conversation_id
+  on conflict on constraint conversation_changes_once_per_transaction do update
+  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+  return jsonb_build_object(
+    'conversation_id', (select min(k.conversation_id)::text from unnest(v_keys) k where not k.created),
+    'events', v_events, 'waiting_amendments', v_pending, 'dead_letters', v_letters, 'erased_at', v_erased_at);
+end
+$$;
+comment on function convsync_api.erase_contact(text, text) is
+$c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
+them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
+ever; later ones start a new contact. Also for a person never seen: then conversation_id is null, and what comes later of before is
+refused. Returns counts. Errors: ZC003, ZC006.$c$;
+
+create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
+as $$
+declare
+  v_now timestamptz := convsync_api._now();
+  v_horizon timestamptz;
+  v_xid xid8 := pg_current_xact_id();
+  v_conversations bigint[];
+  v_events bigint;
+begin
+  if p_before is null or not isfinite(p_before) or p_before > v_now then
+    raise exception 'before must be in the past' using errcode = 'ZC003', hint = 'p_before';
+  end if;
+  update convsync.pages p
+  set purged_before = greatest(p.purged_before, p_before), updated_at = v_now
+  where p.page_id = p_page_id
+  returning p.purged_before into v_horizon;
+  if not found then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+  select array_agg(l.conversation_id) into v_conversations
+  from (
+    select c.conversation_id
+    from convsync.messenger_conversations c
+    where c.page_id = p_page_id and c.conversation_id in (
+      select e.conversation_id
+      from convsync.contact_interaction_events e
+      where e.page_id = p_page_id and e.event_timestamp < v_horizon
+      group by e.conversation_id
+      limit greatest(coalesce(p_limit, 10000), 1))
+    order by c.page_id, c.sender_id
+    for no key update
+  ) l;
+  delete from convsync.contact_interaction_events e
+  where e.page_id = p_page_id and e.conversation_id = any (v_conversations) and e.event_timestamp < v_horizon;
+  get diagnostics v_events = row_count;
+  -- Edits, reactions and unsends that still wait for a message: each part by its own time.
+  update convsync.pending_amendments a
+  set num_edit = case when a.edited_at >= v_horizon then a.num_edit end,
+    edited_text = case when a.edited_at >= v_horizon then a.edited_text end,
+    edited_at = case when a.edited_at >= v_horizon then a.edited_at end,
+    unsent_at = case when a.unsent_at >= v_horizon then a.unsent_at end,
+    reaction_marks = (
+      select jsonb_object_agg(m.key, m.value)
+      from jsonb_each(a.reaction_marks) m
+      where (m.value ->> 0)::numeric >= extract(epoch from v_horizon) * 1000000)
+  where a.page_id = p_page_id and (a.edited_at < v_horizon or a.unsent_at < v_horizon or a.reaction_marks is not null);
+  delete from convsync.pending_amendments a
+  where a.page_id = p_page_id and a.num_edit is null and a.unsent_at is null and a.reaction_marks is null;
+  update convsync.messenger_conversations c
+  set message_count = (
+      select count(*) from convsync.contact_interaction_events e
+      where e.page_id = c.page_id and e.conversation_id = c.conversation_id and e.in_thread and e.deleted_at is null),
+    last_message_id = l.message_id, last_message_time = l.event_timestamp, last_message = l.body,
+    snippet = case when c.updated_time < v_horizon then null else c.snippet end,
+    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = v_now
+  from unnest(v_conversations) t (conversation_id)
+  left join lateral (
+    select e.message_id, e.event_timestamp, e.body
+    from convsync.contact_interaction_events e
+    where e.page_id = p_page_id and e.conversation_id = t.conversation_id and e.in_thread and e.deleted_at is null
+    order by e.event_timestamp desc, e.message_id desc
+    limit 1
+  ) l on true
+  where c.page_id = p_page_id and c.conversation_id = t.conversation_id;
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{purged}', v_now
+  from convsync.messenger_conversations c
+  where c.page_id = p_page_id and c.conversation_id = any (v_conversations)
+  order by c.conversation_id
+  on conflict on constraint conversation_changes_once_per_transaction do update
+  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+  return jsonb_build_object('events', v_events, 'conversations', coalesce(cardinality(v_conversations), 0),
+    'purged_before', v_horizon,
+    'more', exists (select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon));
+end
+$$;
+comment on function convsync_api.purge_events(text, timestamptz, integer) is
+$c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
+remembers the horizon: facts from before it are not stored any more. Returns counts. Errors: ZC001, ZC003.$c$;

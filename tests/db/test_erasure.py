@@ -1,0 +1,932 @@
+"""Erasure and retention: nothing of an erased person is left, and nothing brings them back.
+
+What is left is looked for in a dump of every table: each thing that is told of the person carries a marker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, LiteralString
+
+import orjson
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from sessions import (
+    OTHER_PAGE,
+    PAGE,
+    Connect,
+    Connection,
+    at,
+    call,
+    eventually,
+    ingest,
+    one_behind_the_other,
+    rows,
+    told,
+)
+
+from convsync import errors
+from convsync.facts import (
+    DeadLetter,
+    Edit,
+    Fact,
+    Json,
+    Message,
+    Reaction,
+    Thread,
+    Unsend,
+    Watermark,
+    dump,
+)
+from convsync.store import Store, create_pool
+from convsync.webhook.group_commit import GroupCommit
+from convsync.webhook.payload import Delivery
+
+ADA, BOB = "7300000000000011", "7300000000000012"
+THREAD, BOBS_THREAD = "t_900800700", "t_900800701"
+NAME = 'Zoë "Z" Quuxmarker'
+# As they are, and as JSON may write them.
+MARKERS = (ADA, THREAD, NAME, "Quuxmarker", "MARKER", "m_ada")
+ERASED = at(3600)
+
+
+@pytest.fixture(autouse=True)
+def clock(service: Connection) -> None:
+    """The service's session lives an hour after START."""
+    service.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+
+
+def dumped(owner: Connection) -> str:
+    """Every row of every table that is not PostgreSQL's own, as COPY writes it; bytes as text."""
+    owner.execute("set bytea_output = 'escape'")
+    tables = rows(
+        owner,
+        """select n.nspname as schema, c.relname as name from pg_class c
+           join pg_namespace n on n.oid = c.relnamespace
+           where c.relkind in ('r', 'm') and n.nspname !~ '^(pg_|information_schema)' order by 1, 2""",
+    )
+    assert len(tables) > 15
+    whole = []
+    for table in tables:
+        query = sql.SQL("copy {} to stdout").format(sql.Identifier(table["schema"], table["name"]))
+        with owner.cursor().copy(query) as copy:
+            whole += [f"{table['name']}: {bytes(row).decode()}" for row in copy]
+    return "".join(whole)
+
+
+def traces(owner: Connection) -> list[str]:
+    """The lines of the dump that have a marker in them."""
+    return [line for line in dumped(owner).splitlines() if any(marker in line for marker in MARKERS)]
+
+
+def history(sender: str = ADA, name: str = "ada", start: float = 0) -> list[Fact]:
+    """All that webhooks and reads told of a person until now."""
+
+    def when(seconds: float) -> datetime:
+        return at(start + seconds)
+
+    mid = f"m_{name}"
+    return [
+        Message(PAGE, sender, f"{mid}1", "in", when(1.25), "MARKER first", metadata={"webhook": {}}),
+        Message(PAGE, sender, f"{mid}2", "out", when(2), "MARKER answer"),
+        Message(
+            PAGE,
+            sender,
+            f"{mid}1",
+            "in",
+            when(1),
+            "MARKER first",
+            metadata={"graph": {"attachments": [{"id": "MARKER"}]}},
+            observed_at=when(60),
+        ),
+        Message(
+            PAGE,
+            sender,
+            f"{mid}_evt",
+            "in",
+            when(3),
+            event_type="unknown",
+            metadata={"webhook": {"new_kind": {"secret": "MARKER", "who": sender}}},
+            in_thread=False,
+        ),
+        Edit(PAGE, sender, f"{mid}1", when(4), 1, "MARKER edited"),
+        Reaction(PAGE, sender, f"{mid}2", when(5), sender, "react", "love", "❤"),
+        Unsend(PAGE, sender, f"{mid}2", when(6)),
+        # these wait for their message
+        Edit(PAGE, sender, f"{mid}_later", when(7), 2, "MARKER waits"),
+        Reaction(PAGE, sender, f"{mid}_later", when(8), sender, "react", "MARKER"),
+        Unsend(PAGE, sender, f"{mid}_later2", when(8)),
+        Watermark(PAGE, sender, "read", when(9)),
+        Watermark(PAGE, sender, "delivered", when(9)),
+    ]
+
+
+def snapshot(
+    sender: str = ADA, thread: str = THREAD, updated: float = 9, seen: float = 60, name: str = NAME
+) -> Thread:
+    fields = {
+        "name": name,
+        "snippet": "MARKER snippet",
+        "unread_count": 1,
+        "can_reply": True,
+        "reported_count": 9,
+        "updated_time": at(updated).isoformat(),
+    }
+    return Thread(PAGE, sender, thread, at(seen), fields)
+
+
+BOBS: list[Fact] = [
+    Message(PAGE, BOB, "m_bob1", "in", at(1), "good morning"),
+    Edit(PAGE, BOB, "m_bob1", at(2), 1, "good evening"),
+    Edit(PAGE, BOB, "m_bob_later", at(2), 1, "waits"),
+    replace(snapshot(BOB, BOBS_THREAD, name="Bob"), fields={"name": "Bob", "snippet": "good"}),
+]
+
+
+def erase(connection: Connection, sender: str = ADA) -> Json:
+    done: Json = call(
+        connection, "select convsync_api.erase_contact(%(page)s, %(sender)s)", page=PAGE, sender=sender
+    )
+    return done
+
+
+def number(owner: Connection, sender: str) -> int:
+    found: int = call(
+        owner,
+        "select conversation_id from convsync.messenger_conversations where sender_id = %(sender)s",
+        sender=sender,
+    )
+    return found
+
+
+def update(connection: Connection, conversation_id: int, version: int, patch: Json) -> int:
+    done: int = call(
+        connection,
+        "select convsync_api.update_conversation(%(page)s, %(id)s, %(version)s, %(patch)s)",
+        page=PAGE,
+        id=conversation_id,
+        version=version,
+        patch=Jsonb(patch),
+    )
+    return done
+
+
+# --- a sync that meets the person
+
+
+def begin(connection: Connection) -> Json:
+    [run] = rows(connection, "select * from convsync_api.begin_sync('1001', 'full')")
+    return run
+
+
+def apply(
+    connection: Connection, run: Json, facts: Iterable[Fact], threads: Sequence[Json] = (), **more: Any
+) -> Json:
+    values = {"kind": "list", "thread": "", "cursor": None, "next": "c_1", **more}
+    [done] = rows(
+        connection,
+        """select * from convsync_api.apply_sync_page(
+             p_page_id => '1001', p_run_id => %(run_id)s, p_fence => %(fence)s, p_kind => %(kind)s,
+             p_thread_id => %(thread)s, p_cursor => %(cursor)s, p_next_cursor => %(next)s,
+             p_observed_at => %(observed)s, p_facts => %(facts)s, p_threads => %(threads)s)""",
+        **run,
+        **values,
+        observed=at(100),
+        facts=dump(facts),
+        threads=Jsonb(list(threads)),
+    )
+    return done
+
+
+def listed(thread: str, sender: str | None, updated: float = 9, **more: Any) -> Json:
+    return {
+        "thread_id": thread,
+        "sender_id": sender,
+        "updated_time": at(updated).isoformat(),
+        "message_count": 9,
+        "newest_id": "m_ada2" if sender == ADA else "m_bob1",
+        "read": "more",
+        "next_cursor": "c_t",
+        "unreadable": 0,
+        **more,
+    }
+
+
+@pytest.fixture
+def everything(service: Connection, owner: Connection) -> Json:
+    """The person has been met everywhere; so has a bystander. Gives the run that is under way."""
+    call(service, "select convsync_api.add_page('1001')")
+    ingest(service, *history(), *BOBS)
+    ingest(service, snapshot(), source="sync")
+    mine = number(owner, ADA)
+    version = call(
+        owner, "select version from convsync.messenger_conversations where conversation_id = %(id)s", id=mine
+    )
+    update(
+        service,
+        mine,
+        version,
+        {"note": "MARKER note", "assignee": "MARKER", "tags": ["MARKER"], "conversation_status": "MARKER"},
+    )
+    ascii_name = orjson.dumps(NAME).decode().encode("ascii", "backslashreplace").replace(b"\\xeb", b"\\u00eb")
+    for page, raw in (
+        (PAGE, orjson.dumps({"sender": {"id": ADA}, "what": "is this MARKER"})),
+        ("", b'{"id": %b, "what": "a number, MARKER"}' % ADA.encode()),
+        (PAGE, orjson.dumps({"thread": THREAD, "text": "MARKER"})),
+        (PAGE, orjson.dumps({"message": {"mid": "m_ada1", "text": 'MARKER "quoted"'}})),
+        (PAGE, orjson.dumps({"message": {"mid": "m_ada_later", "text": "MARKER"}})),
+        (PAGE, orjson.dumps({"name": NAME, "text": "MARKER"})),
+        (PAGE, b'{"name":%b,"text":"MARKER"}' % ascii_name),
+        (PAGE, b"\x00\xff not JSON " + ADA.encode() + b" MARKER"),
+    ):
+        ingest(service, DeadLetter(page, "not understood", raw))
+    for page, raw in (
+        (PAGE, b'{"sender":{"id":"%b"}}' % BOB.encode()),
+        (PAGE, b'{"sender":{"id":"9%b"}}' % b"5300000000000011"),
+        (OTHER_PAGE, b'{"sender":{"id":"5300000000000099"}}'),
+    ):
+        ingest(service, DeadLetter(page, "of others", raw))
+    run = begin(service)
+    done = apply(service, run, [], [listed(BOBS_THREAD, BOB), listed(THREAD, ADA)])
+    assert done["open_work"] == 3
+    return run
+
+
+def others(owner: Connection) -> dict[str, list[Json]]:
+    """What is not the person's: it must not change."""
+    queries: dict[str, LiteralString] = {
+        "conversation": "select * from convsync.messenger_conversations where sender_id = %(bob)s",
+        "events": """select e.* from convsync.contact_interaction_events e
+            join convsync.messenger_conversations c using (page_id, conversation_id)
+            where c.sender_id = %(bob)s order by message_id""",
+        "pending": "select * from convsync.pending_amendments where sender_id = %(bob)s",
+        "letters": "select * from convsync.dead_letters where reason = 'of others' order by dead_letter_id",
+        "cursors": "select * from convsync.sync_cursors where thread_id = %(thread)s",
+    }
+    return {name: rows(owner, query, bob=BOB, thread=BOBS_THREAD) for name, query in queries.items()}
+
+
+# --- nothing is left
+
+
+def test_nothing_of_an_erased_person_is_left_and_nothing_of_others_is_gone(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    assert len(traces(owner)) > 10, "the markers are there to be found"
+    before, mine = others(owner), number(owner, ADA)
+    assert all(before.values())
+    done = erase(service)
+    assert traces(owner) == []
+    assert others(owner) == before
+    assert (done["conversation_id"], done["events"]) == (str(mine), 3)
+    assert (done["waiting_amendments"], done["dead_letters"]) == (2, 8)
+    assert datetime.fromisoformat(done["erased_at"]) == ERASED
+    [row] = rows(
+        owner, "select * from convsync.messenger_conversations where conversation_id = %(id)s", id=mine
+    )
+    assert (row["sender_id"], row["conversation_status"], row["tags"]) == (f"erased:{mine}", "active", [])
+    assert row["deleted_at"] == ERASED
+
+
+def test_what_a_sync_could_not_read_of_the_person_is_scrubbed_too(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    service.execute(
+        """select convsync_api.fail_sync_batch('1001', %s, %s, 'thread', %s, 'c_t', 3,
+             '{"class": "gone", "code": 100, "message": "no t_900800700 of Quuxmarker"}')""",
+        [everything["run_id"], everything["fence"], THREAD],
+    )
+    erase(service)
+    assert traces(owner) == []
+    run = call(service, "select convsync_api.get_sync_run(%(id)s)", id=everything["run_id"])
+    assert run["failed_batches"] == []
+    assert run["open_threads"] == 1
+
+
+def test_who_erases_waits_for_the_page_that_is_being_applied(
+    connect: Connect, owner: Connection, everything: Json
+) -> None:
+    first, second = connect(), connect()
+    _, late = one_behind_the_other(
+        owner,
+        first,
+        lambda: apply(
+            first, everything, history(), [listed(THREAD, ADA, updated=20)], cursor="c_1", next="c_2"
+        ),
+        second,
+        lambda: erase(second),
+    )
+    late.result()
+    assert traces(owner) == []
+
+
+def test_the_same_person_on_another_page_is_another_contact(service: Connection, owner: Connection) -> None:
+    ingest(service, told("m_1", sender=ADA), told("m_1", sender=ADA, page=OTHER_PAGE))
+    erase(service)
+    assert [row["page_id"] for row in rows(owner, "select * from convsync.contact_interaction_events")] == [
+        OTHER_PAGE
+    ]
+
+
+def test_a_thread_of_two_people_stays_the_others(service: Connection, owner: Connection) -> None:
+    call(service, "select convsync_api.add_page('1001')")
+    ingest(service, *history(), *BOBS)
+    ingest(service, snapshot(), snapshot(BOB, seen=90, name="Bob"))
+    run = begin(service)
+    apply(service, run, [], [listed(THREAD, ADA)])
+    erase(service)
+    query: LiteralString = (
+        "select thread_id, sender_id, completed from convsync.sync_cursors where kind = 'thread'"
+    )
+    work = [{"thread_id": THREAD, "sender_id": None, "completed": False}]
+    assert rows(owner, query) == work
+    apply(service, run, [], [listed(THREAD, ADA)], cursor="c_1", next="c_2")
+    assert rows(owner, query) == work
+    nobody = replace(told("m_x", sender=f"thread:{THREAD}"), observed_at=at(50))
+    assert ingest(service, nobody)[0]["events_added"] == 1
+
+
+# --- nothing comes back
+
+
+def old_copies() -> list[Callable[[Connection], object]]:
+    """Everything of before that may still come, each on its own."""
+    nobody = f"thread:{THREAD}"
+    graph = [fact for fact in history() if isinstance(fact, Message) and fact.observed_at]
+    return [
+        lambda c: ingest(c, *history()),
+        lambda c: ingest(c, *reversed(history())),
+        lambda c: [ingest(c, fact) for fact in history()],
+        lambda c: ingest(c, *graph, snapshot(seen=7200), source="sync"),
+        lambda c: ingest(c, told("m_ada_ancient", -9_999_999, "MARKER never walked", ADA), source="sync"),
+        # Graph names nobody any more
+        lambda c: ingest(c, *history(nobody), snapshot(nobody, seen=7200), source="sync"),
+        lambda c: ingest(c, *history(), *BOBS, told("m_bob_new", 4000, "new", BOB)),
+    ]
+
+
+@pytest.mark.parametrize("which", range(7))
+def test_nothing_of_before_comes_back(
+    service: Connection, owner: Connection, everything: Json, which: int
+) -> None:
+    erase(service)
+    old_copies()[which](service)
+    assert traces(owner) == []
+    assert rows(owner, "select from convsync.messenger_conversations where sender_id like 'thread:%%'") == []
+
+
+@pytest.mark.parametrize("sender", [ADA, f"thread:{THREAD}"])
+def test_a_sync_brings_nothing_back(
+    service: Connection, owner: Connection, everything: Json, sender: str
+) -> None:
+    """Its next pages, another run's, and the page of a thread that was asked for before."""
+    erase(service)
+    facts = [*history(sender), snapshot(sender, seen=7200)]
+    late = apply(service, everything, facts, kind="thread", thread=THREAD, cursor="c_t", next=None)
+    assert late["applied"] is False
+    done = apply(
+        service,
+        everything,
+        [*facts, *BOBS],
+        [listed(BOBS_THREAD, BOB), listed(THREAD, sender)],
+        cursor="c_1",
+        next="c_2",
+    )
+    assert done["applied"]
+    assert traces(owner) == []
+    for query in (
+        "select convsync_api.cancel_sync('1001', %(run_id)s, %(fence)s)",
+        "select convsync_api.begin_sync('1001', 'full')",
+    ):
+        call(service, query, **everything)
+    [run] = rows(owner, "select run_id, fence from convsync.sync_runs where status = 'running'")
+    apply(service, run, facts, [listed(THREAD, sender)])
+    assert traces(owner) == []
+
+
+def test_what_is_done_later_to_an_erased_message_brings_nothing_of_it_back(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    erase(service)
+    ingest(
+        service,
+        Edit(PAGE, ADA, "m_x1", at(4000), 2, "written after the erasure"),
+        Reaction(PAGE, ADA, "m_x1", at(4001), ADA, "react", "love"),
+        Unsend(PAGE, ADA, "m_x2", at(4002)),
+        Watermark(PAGE, ADA, "read", at(4003)),
+    )
+    ingest(service, *history())
+    [contact] = rows(
+        owner, "select * from convsync.messenger_conversations where sender_id = %(ada)s", ada=ADA
+    )
+    assert (contact["message_count"], contact["sender_name"], contact["thread_id"]) == (0, None, None)
+    assert "MARKER" not in dumped(owner)
+
+
+def test_a_new_message_starts_a_new_contact(service: Connection, owner: Connection, everything: Json) -> None:
+    old = erase(service)["conversation_id"]
+    [touched] = ingest(service, told("m_new", 3600.001, "hello again", ADA), *history())
+    assert (touched["created"], touched["version"], touched["events_added"]) == (True, 1, 1)
+    assert str(touched["conversation_id"]) != old
+    ingest(service, snapshot(updated=3601, seen=3700, name="Zoë"), *history(), source="sync")
+    [contact] = rows(
+        owner, "select * from convsync.messenger_conversations where sender_id = %(ada)s", ada=ADA
+    )
+    assert (contact["message_count"], contact["last_message"], contact["sender_name"]) == (
+        1,
+        "hello again",
+        "Zoë",
+    )
+    assert contact["note"] is None
+    # and is erased in its turn
+    service.execute("select set_config('convsync.now', %s, false)", [at(9000).isoformat()])
+    assert erase(service)["events"] == 1
+    assert ingest(service, told("m_new", 3600.001, "hello again", ADA)) == []
+
+
+def test_of_two_copies_the_later_one_may_be_admitted_alone(service: Connection, owner: Connection) -> None:
+    """Graph's whole second is before the erasure, the webhook's millisecond after it; both in one call."""
+    service.execute("select set_config('convsync.now', %s, false)", [at(100.5).isoformat()])
+    ingest(service, told("m_1", 1, sender=ADA))
+    erase(service)
+    graph = Message(PAGE, ADA, "m_2", "in", at(100), "new", observed_at=at(200))
+    webhook = Message(PAGE, ADA, "m_2", "in", at(100.9), "new")
+    [touched] = ingest(service, graph, webhook)
+    assert touched["events_added"] == 1
+    assert [
+        row["message_id"] for row in rows(owner, "select * from convsync.contact_interaction_events")
+    ] == ["m_2"]
+
+
+def test_a_clock_ahead_of_ours_makes_nothing_later(service: Connection, owner: Connection) -> None:
+    ahead = told("m_ada1", 3610, "MARKER", ADA)
+    ingest(service, ahead)
+    assert datetime.fromisoformat(erase(service)["erased_at"]) == at(3610)
+    assert ingest(service, ahead) == []
+    # but one that is far from any clock does not shut the person out
+    ingest(service, told("m_1", 99_999_999, sender=ADA))
+    assert datetime.fromisoformat(erase(service)["erased_at"]) == at(3600 + 86400)
+
+
+def test_erasing_twice(service: Connection, owner: Connection, everything: Json) -> None:
+    erase(service)
+    before = rows(owner, "select * from convsync.messenger_conversations order by 1, 2")
+    changes = call(owner, "select count(*) from convsync.conversation_changes")
+    again = erase(service)
+    assert (again["conversation_id"], again["events"], again["dead_letters"]) == (None, 0, 0)
+    assert rows(owner, "select * from convsync.messenger_conversations order by 1, 2") == before
+    assert call(owner, "select count(*) from convsync.conversation_changes") == changes
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        erase(service, before[0]["sender_id"] if before[0]["sender_id"] != BOB else before[1]["sender_id"])
+    assert caught.value.sqlstate == "ZC006"
+
+
+def test_erasing_somebody_never_seen_refuses_what_comes_of_before(
+    service: Connection, owner: Connection
+) -> None:
+    done = erase(service)
+    assert done == {
+        "conversation_id": None,
+        "events": 0,
+        "waiting_amendments": 0,
+        "dead_letters": 0,
+        "erased_at": ERASED.isoformat(),
+    }
+    assert rows(owner, "select from convsync.messenger_conversations") == []
+    assert ingest(service, *history(), snapshot()) == []
+    assert ingest(service, told("m_new", 3601, "new", ADA))[0]["created"]
+    assert traces(owner) != []
+
+
+@pytest.mark.parametrize("sender", ["", PAGE, None])
+def test_an_erasure_names_a_person(service: Connection, sender: Any) -> None:
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        erase(service, sender)
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "p_sender_id")
+
+
+def test_the_row_that_stays_is_nobodys(service: Connection, owner: Connection) -> None:
+    """Nothing can be written into it: no fact in its name, no edit, no read."""
+    ingest(service, told("m_1", sender=ADA))
+    row = int(erase(service)["conversation_id"])
+    name = f"erased:{row}"
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        ingest(service, told("m_2", 9000, sender=name))
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "facts[0].sender_id")
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        update(service, row, 2, {"note": "who was this"})
+    assert caught.value.sqlstate == "ZC006"
+    for query in (
+        "select convsync_api.get_conversation('1001', %s)",
+        "select convsync_api.list_events('1001', %s)",
+        "select convsync_api.contact_timing('1001', %s)",
+    ):
+        with pytest.raises(psycopg.DatabaseError) as caught:
+            service.execute(query, [row])
+        assert caught.value.sqlstate == "ZC006"
+    assert call(service, "select convsync_api.list_conversations('1001')")["conversations"] == []
+
+
+def test_a_program_that_writes_an_erased_person_is_told(service: Connection, owner: Connection) -> None:
+    def write(seconds: float) -> Json:
+        [done] = rows(
+            service,
+            "select * from convsync_api.sync_conversation_with_events(%(conversation)s, %(events)s)",
+            conversation=Jsonb({"page_id": PAGE, "sender_id": ADA, "sender_name": NAME}),
+            events=Jsonb(
+                [{"message_id": "m_1", "direction": "in", "event_timestamp": at(seconds).isoformat()}]
+            ),
+        )
+        return done
+
+    write(1)
+    erase(service)
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        write(1)
+    assert caught.value.sqlstate == "ZC006"
+    assert traces(owner) == []
+    assert write(3601)["outcome"] == "created"
+
+
+# --- at the same time
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_message_that_is_being_ingested_when_its_person_is_erased(
+    connect: Connect, owner: Connection, known: bool
+) -> None:
+    """The message is first: the erasure waits for it, and takes it along."""
+    first, second = connect(), connect()
+    call(first, "select convsync_api.add_page('1001')")
+    if known:
+        ingest(first, told("m_0", sender=ADA))
+    _, late = one_behind_the_other(
+        owner,
+        first,
+        lambda: ingest(first, *history(), snapshot()),
+        second,
+        lambda: erase(second),
+    )
+    assert late.result()["events"] == 3 + known
+    assert traces(owner) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_erasure_during_which_a_message_comes(connect: Connect, owner: Connection, known: bool) -> None:
+    """The erasure is first: the message waits, then is asked to come again, and is refused."""
+    first, second = connect(), connect()
+    call(first, "select convsync_api.add_page('1001')")
+    if known:
+        ingest(first, *history(), snapshot())
+    _, late = one_behind_the_other(
+        owner,
+        first,
+        lambda: erase(first),
+        second,
+        lambda: ingest(second, *history()),
+    )
+    error = late.exception()
+    assert isinstance(error, psycopg.errors.SerializationFailure)
+    assert ingest(second, *history()) == []
+    assert traces(owner) == []
+
+
+async def test_the_service_repeats_what_met_an_erasure(
+    database: Any, connect: Connect, owner: Connection
+) -> None:
+    """By group commit: the delivery is answered, what is others' is kept, the person stays away."""
+    erasing = connect()
+    call(erasing, "select convsync_api.add_page('1001')")
+    ingest(erasing, *history(), snapshot(), *BOBS)
+    pool = create_pool(database.service_url, size=4, name="serve")
+    async with pool:
+        store = Store(pool)
+
+        async def commit(facts: Sequence[Fact]) -> None:
+            await store.ingest(facts, "webhook")
+
+        group = GroupCommit(commit, is_poison=errors.is_poison, is_transient=errors.is_transient)
+        running = asyncio.create_task(group.run())
+        erasing.execute("begin")
+        erase(erasing)
+        delivery = Delivery(facts=[*history(), told("m_bob2", 3000, "and me", BOB)], pages={PAGE})
+        submitted = asyncio.create_task(group.submit(delivery))
+        waiting: LiteralString = (
+            "select from pg_stat_activity where application_name = 'convsync serve'"
+            " and wait_event_type = 'Lock'"
+        )
+        await asyncio.to_thread(eventually, lambda: rows(owner, waiting))
+        erasing.execute("commit")
+        async with asyncio.timeout(20):
+            await submitted
+        await group.close(1)
+        await running
+    assert traces(owner) == []
+    assert rows(owner, "select from convsync.contact_interaction_events where message_id = 'm_bob2'")
+    assert rows(owner, "select from convsync.dead_letters") == []
+
+
+def test_two_who_erase_at_once(connect: Connect, owner: Connection) -> None:
+    first, second = connect(), connect()
+    ingest(first, *history(), snapshot())
+    early, late = one_behind_the_other(owner, first, lambda: erase(first), second, lambda: erase(second))
+    assert (early["events"], late.result()["events"]) == (3, 0)
+    assert late.result()["conversation_id"] is None
+    assert traces(owner) == []
+
+
+def test_a_crowd_that_writes_while_the_person_is_erased(connect: Connect, owner: Connection) -> None:
+    """Whatever meets: afterwards nothing of before is there, and everything of the bystander."""
+    seeding = connect()
+    ingest(seeding, *history(), snapshot(), *BOBS)
+
+    def write(seed: int) -> None:
+        chance, connection = random.Random(seed), connect()  # noqa: S311
+        for turn in range(30):
+            batch = [*chance.sample(history(), 4), told(f"m_bob_{seed}_{turn}", turn, "x", BOB)]
+            chance.shuffle(batch)
+            while True:
+                try:
+                    ingest(connection, *batch)
+                except psycopg.OperationalError as error:
+                    assert isinstance(errors.from_database(error), errors.TryAgain)  # noqa: PT017
+                else:
+                    break
+
+    def wipe() -> None:
+        connection = connect()
+        for _ in range(10):
+            while True:
+                try:
+                    erase(connection)
+                except psycopg.OperationalError as error:
+                    assert isinstance(errors.from_database(error), errors.TryAgain)  # noqa: PT017
+                else:
+                    break
+
+    with ThreadPoolExecutor(4) as threads:
+        wiping = threads.submit(wipe)
+        list(threads.map(write, range(3)))
+        wiping.result()
+    assert traces(owner) == []
+    kept = call(
+        owner, "select count(*) from convsync.contact_interaction_events where message_id ~ '^m_bob_[0-9]'"
+    )
+    assert kept == 90
+
+
+# --- in any order
+
+
+TABLES: dict[str, LiteralString] = {
+    "conversations": """
+        select to_jsonb(c)
+          - '{conversation_id,version,version_xid,last_synced_version,created_at,updated_at}'::text[] as row
+        from convsync.messenger_conversations c
+        where sender_id not like 'erased:%%' order by page_id, sender_id
+    """,
+    "events": """
+        select to_jsonb(e) - '{conversation_id,source,received_at}'::text[]
+          || jsonb_build_object('owner', c.sender_id) as row
+        from convsync.contact_interaction_events e
+        join convsync.messenger_conversations c using (page_id, conversation_id) order by message_id
+    """,
+    "pending": """
+        select to_jsonb(a) - 'first_seen_at' as row from convsync.pending_amendments a order by message_id
+    """,
+}
+EMPTY: tuple[LiteralString, ...] = (
+    "delete from convsync.contact_interaction_events",
+    "delete from convsync.pending_amendments",
+    "delete from convsync.conversation_changes",
+    "delete from convsync.dead_letters",
+    "delete from convsync.messenger_conversations",
+    "delete from convsync.erased_contacts",
+    "delete from convsync.pages",
+)
+
+
+def mirror(owner: Connection) -> dict[str, list[Json]]:
+    return {name: rows(owner, query) for name, query in TABLES.items()}
+
+
+def emptied(owner: Connection) -> None:
+    for query in EMPTY:
+        owner.execute(query)
+
+
+def in_batches(connection: Connection, facts: list[Fact], chance: random.Random) -> None:
+    while facts:
+        size = chance.randint(1, 6)
+        ingest(connection, *facts[:size], source=chance.choice(["webhook", "sync"]))
+        facts = facts[size:]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_erasing_before_or_after_or_amid_the_old_facts_gives_the_same_mirror(
+    service: Connection, owner: Connection, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    old = [*history(), snapshot(), *BOBS]
+    new = [
+        *history(start=5000),
+        snapshot(updated=5009, seen=9000, name="Anew"),
+        told("m_bob2", 5000, "x", BOB),
+    ]
+
+    def run(amid: bool) -> dict[str, list[Json]]:
+        emptied(owner)
+        known = old if amid else BOBS
+        before = chance.sample(known, len(known))
+        cut = chance.randint(0, len(before)) if amid else len(before)
+        if cut:
+            in_batches(service, before[:cut], chance)
+        erase(service)
+        late = before[cut:] + [*new, *new] + (old if amid else [])
+        in_batches(service, chance.sample(late, len(late)), chance)
+        return mirror(owner)
+
+    expected = run(amid=False)
+    assert expected["events"]
+    assert run(amid=True) == expected
+
+
+# --- retention
+
+
+def purge(connection: Connection, before: float, limit: int | None = None) -> Json:
+    done: Json = call(
+        connection,
+        "select convsync_api.purge_events(p_page_id => '1001', p_before => %(before)s, p_limit => %(limit)s)",
+        before=at(before),
+        limit=limit,
+    )
+    return done
+
+
+def folds(owner: Connection, sender: str = ADA) -> tuple[Any, ...]:
+    [row] = rows(
+        owner,
+        """select message_count, last_message_id, last_message, last_message_time, version
+           from convsync.messenger_conversations where sender_id = %(sender)s""",
+        sender=sender,
+    )
+    return tuple(row.values())
+
+
+def test_events_of_before_the_horizon_go_and_the_folds_are_right(
+    service: Connection, owner: Connection
+) -> None:
+    ingest(service, *(told(f"m_{n}", n, f"text {n}", ADA) for n in range(5)), told("m_b", 0, "x", BOB))
+    ingest(service, Unsend(PAGE, ADA, "m_4", at(9)))
+    assert purge(service, 3) == {
+        "events": 4,
+        "conversations": 2,
+        "purged_before": at(3).isoformat(),
+        "more": False,
+    }
+    assert folds(owner) == (1, "m_3", "text 3", at(3), 3)
+    assert folds(owner, BOB) == (0, None, None, None, 2)
+    assert purge(service, 3)["events"] == 0
+    assert folds(owner) == (1, "m_3", "text 3", at(3), 3)
+    # the horizon never goes back
+    assert purge(service, 1)["purged_before"] == at(3).isoformat()
+
+
+def test_what_is_older_than_the_horizon_is_not_stored_again(service: Connection, owner: Connection) -> None:
+    facts: list[Fact] = [*(told(f"m_{n}", n * 10, f"text {n}", ADA) for n in range(5)), *history()]
+    ingest(service, *facts)
+    purge(service, 20)
+    after = mirror(owner)
+    for source in ("webhook", "sync"):
+        ingest(service, *facts, source=source)
+        assert mirror(owner) == after
+    emptied(owner)
+    call(service, "select convsync_api.add_page('1001')")
+    purge(service, 20)
+    ingest(service, *facts)
+    ever_received = "last_inbound_time"
+    for conversation in after["conversations"]:
+        conversation["row"].pop(ever_received)
+    again = mirror(owner)
+    for conversation in again["conversations"]:
+        conversation["row"].pop(ever_received)
+    assert again == after
+
+
+def test_edits_that_wait_and_the_snippet_obey_the_horizon(service: Connection, owner: Connection) -> None:
+    ingest(
+        service,
+        told("m_1", 1, "MARKER", ADA),
+        Edit(PAGE, ADA, "m_w", at(1), 1, "MARKER"),
+        Reaction(PAGE, ADA, "m_w", at(50), ADA, "react", "love"),
+        Unsend(PAGE, ADA, "m_v", at(1)),
+        Thread(PAGE, ADA, "t_1", at(60), {"snippet": "MARKER", "updated_time": at(1).isoformat()}),
+    )
+    purge(service, 10)
+    assert "MARKER" not in dumped(owner)
+    [waiting] = rows(owner, "select * from convsync.pending_amendments")
+    assert (waiting["message_id"], waiting["num_edit"], list(waiting["reaction_marks"])) == (
+        "m_w",
+        None,
+        [ADA],
+    )
+    snippet = {"snippet": "MARKER", "unread_count": 3, "updated_time": at(1).isoformat()}
+    ingest(service, Thread(PAGE, ADA, "t_1", at(70), snippet))
+    assert "MARKER" not in dumped(owner)
+    assert rows(owner, "select unread_count from convsync.messenger_conversations") == [{"unread_count": 3}]
+
+
+def test_a_purge_in_parts_is_repeated_while_there_is_more(service: Connection, owner: Connection) -> None:
+    ingest(service, *(told(f"m_{n}", n, sender=f"20{n % 5}") for n in range(20)))
+    parts = []
+    while True:
+        parts.append(purge(service, 15, limit=2))
+        if not parts[-1]["more"]:
+            break
+    assert [part["conversations"] for part in parts] == [2, 2, 1]
+    assert sum(part["events"] for part in parts) == 15
+    assert call(owner, "select count(*) from convsync.contact_interaction_events") == 5
+    assert call(owner, "select sum(message_count) from convsync.messenger_conversations") == 5
+
+
+@pytest.mark.parametrize("before", ["infinity", "-infinity", None, "2999-01-01T00:00:00Z"])
+def test_a_horizon_is_in_the_past(service: Connection, before: str | None) -> None:
+    call(service, "select convsync_api.add_page('1001')")
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        service.execute("select convsync_api.purge_events('1001', %s)", [before])
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "p_before")
+
+
+def test_a_purge_of_a_page_that_is_not_there(service: Connection) -> None:
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        purge(service, 1)
+    assert caught.value.sqlstate == "ZC001"
+
+
+# --- verifying
+
+
+def findings(connection: Connection, *facts: Fact) -> list[tuple[str, str]]:
+    found = rows(connection, "select * from convsync_api.compare_facts('1001', %(facts)s)", facts=dump(facts))
+    return [(row["finding"], row["id"]) for row in found]
+
+
+def test_verify_does_not_miss_what_was_erased_or_purged(service: Connection, owner: Connection) -> None:
+    def graph(mid: str, seconds: float, sender: str) -> Message:
+        return Message(PAGE, sender, mid, "in", at(seconds), "x", observed_at=at(7200))
+
+    read = [
+        replace(snapshot(seen=7200), fields={"name": NAME, "updated_time": at(9).isoformat()}),
+        graph("m_ada1", 1, ADA),
+        graph("m_bob0", 0, BOB),
+        graph("m_bob1", 20, BOB),
+        graph("m_bob2", 30, BOB),
+    ]
+    ingest(service, *read, source="sync")
+    erase(service)
+    purge(service, 10)
+    assert findings(service, *read) == []
+    # what is really missing still is
+    owner.execute("delete from convsync.contact_interaction_events where message_id = 'm_bob2'")
+    assert findings(service, *read) == [("missing", "m_bob2")]
+    extra = rows(
+        service,
+        "select * from convsync_api.compare_thread('1001', %(thread)s, '{}', %(at)s, %(ada)s)",
+        thread=THREAD,
+        at=at(99999999),
+        ada=ADA,
+    )
+    assert extra == []
+    found = rows(service, "select sender_id from convsync_api.conversations_to_find('1001', 'infinity')")
+    assert found == [{"sender_id": BOB}]
+
+
+# --- Meta's request
+
+
+def test_a_deletion_request_erases_wherever_the_person_is_known(
+    service: Connection, owner: Connection
+) -> None:
+    ingest(service, *history(), told("m_ada1", page=OTHER_PAGE, sender=ADA), *BOBS)
+    request = call(service, "select convsync_api.request_deletion(%(ada)s)", ada=ADA)
+    assert request["contacts"] == 2
+    assert traces(owner) == []
+    status = call(service, "select convsync_api.deletion_status(%(code)s)", code=request["confirmation_code"])
+    assert status == request
+    again = call(service, "select convsync_api.request_deletion(%(ada)s)", ada=ADA)
+    assert (again["contacts"], again["confirmation_code"] != request["confirmation_code"]) == (0, True)
+    for query, state in (
+        ("select convsync_api.request_deletion('')", "ZC003"),
+        ("select convsync_api.deletion_status('nope')", "ZC001"),
+    ):
+        with pytest.raises(psycopg.DatabaseError) as caught:
+            service.execute(query)
+        assert caught.value.sqlstate == state
