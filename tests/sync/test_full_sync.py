@@ -467,7 +467,7 @@ async def test_two_calls_per_second_are_never_exceeded(database: Any) -> None:
 
 
 async def test_graph_that_cannot_be_reached_pauses_the_run_where_it_is(database: Any) -> None:
-    """An outage says nothing of the page that was asked for: no failed batch, and not from the front again."""
+    """An outage says nothing of the page that was asked for: no failed batch, no walk from the front."""
     async with open_world(database, clock=FastTime(1000)) as world:
         reachable = world.graph._base
 
