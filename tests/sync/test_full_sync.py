@@ -170,7 +170,7 @@ async def test_messages_that_arrive_all_through_the_walk_are_all_found(world: Wo
 
 
 async def test_page_where_people_never_stop_writing_is_synced_all_the_same(world: World) -> None:
-    """With each call somebody writes, somebody new too. There is always more; what was there before is whole."""
+    """With each call somebody writes, somebody new too. What was there before is whole."""
     population = world.simulator.population
     before = {
         message.message_id
