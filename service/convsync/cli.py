@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from convsync import __version__
 from convsync.console import Table, escape_controls, progress, show_dead_letters, show_pages, show_run, stdout
 from convsync.database import installer
-from convsync.database.bootstrap import Urls, open_database
+from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database
@@ -44,6 +44,8 @@ from convsync.tokens import TokenKeyError, new_key
 P = ParamSpec("P")
 
 OK, FAILURE, USAGE, PAUSED = 0, 1, 2, 3
+# Secrets of a connection that can be given to psql on its command line only.
+UNSEEN = frozenset(("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"))
 EXIT_BY_STATUS = {"succeeded": OK, "paused": PAUSED}
 
 
@@ -85,7 +87,7 @@ def _told(error: Exception) -> click.ClickException | None:
             return Failure(f"the database: {from_database(error).message}")
         case SettingsError():
             return click.UsageError(str(error))
-        case GraphError() | EmbeddedError() | TokenKeyError() | installer.InstallError():
+        case GraphError() | EmbeddedError() | TokenKeyError() | installer.InstallError() | BehindError():
             return Failure(str(error))
     return None
 
@@ -200,7 +202,7 @@ async def serve(host: str | None, port: int | None, no_migrate: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_database(settings, migrate=not no_migrate) as urls:
+    async with open_database(settings, "leave" if no_migrate else "upgrade") as urls:
         try:
             runner = await listen(create_app(settings, urls.service), settings.host, settings.port)
         except OSError as error:
@@ -227,7 +229,7 @@ async def serve(host: str | None, port: int | None, no_migrate: bool) -> None:
 async def migrate(check: bool, json_: bool) -> int:
     """Install or upgrade the database's schema and functions."""
     settings = load_settings()
-    async with open_database(settings, migrate=False) as urls:
+    async with open_database(settings, "leave") as urls:
         if check:
             todo = await installer.behind(urls.owner)
             if json_:
@@ -422,7 +424,7 @@ async def sync(
                         lambda: store.get_sync_run(run_id=run_id), expected=known or None, stop=stop
                     )
                 if stop.is_set():
-                    await runner.drain(10)
+                    await runner.drain(10, "interrupted")
                     run = await store.get_sync_run(run_id=run_id)
             finally:
                 supervising.cancel()
@@ -545,9 +547,11 @@ async def dead_letters_discard(dead_letter_id: int, reason: str, json_: bool) ->
 @command
 async def psql(arguments: tuple[str, ...]) -> int:
     """psql on the configured (or embedded) database, as its owner. Arguments are psql's own."""
-    async with open_database(load_settings(), migrate=False) as urls:
+    async with open_database(load_settings(), "leave") as urls:
         parts = conninfo.conninfo_to_dict(urls.owner)
         password = parts.pop("password", None)
+        for name in UNSEEN.intersection(parts):
+            raise Failure(f"psql would show the {name} of the database's URL to everybody on this machine")
         target = conninfo.make_conninfo("", **parts)
         # A command line can be read by everybody on the machine; an environment by its owner only.
         environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})

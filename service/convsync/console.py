@@ -58,8 +58,8 @@ class Bar:
                 task,
                 completed=seen,
                 total=seen if whole else (max(expected, seen) if expected else None),
-                description=f"{run['mode']} sync {run['status']}",
-                counts=f"{run['messages_added']:,} messages, {run['calls']:,} calls",
+                description=f"{run['mode']} sync",
+                counts=f"{run['messages_added']:,} messages",
             )
             if ended or (stop is not None and stop.is_set()):
                 return run
@@ -72,7 +72,7 @@ async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
     display = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),  # the whole line fits into 80 columns
         MofNCompleteColumn(),
         TextColumn("conversations, {task.fields[counts]}"),
         TimeElapsedColumn(),

@@ -29,7 +29,7 @@ import orjson
 import psycopg
 from pydantic import SecretStr
 
-from convsync.console import Bar, progress, stdout
+from convsync.console import progress, stdout
 from convsync.database.bootstrap import open_database
 from convsync.database.embedded import EmbeddedPostgres, prepare_data_dir
 from convsync.facts import Json
@@ -70,8 +70,7 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with AsyncExitStack() as stack:
-            bar = await stack.enter_async_context(progress(quiet=self._quiet))
-            story = asyncio.create_task(self._story(stack, bar, stop))
+            story = asyncio.create_task(self._story(stack, stop))
             stopped = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait({story, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +88,7 @@ class Demo:
 
     _told = False
 
-    async def _story(self, stack: AsyncExitStack, bar: Bar, stop: asyncio.Event) -> Json:
+    async def _story(self, stack: AsyncExitStack, stop: asyncio.Event) -> Json:
         directory = stack.enter_context(_fresh_directory(self._settings.data_dir / "demo"))
         with contextlib.closing(_listening_socket(self._settings.host, self._settings.port)) as reserved:
             host, port = reserved.getsockname()[:2]
@@ -126,9 +125,10 @@ class Demo:
             self._say(
                 f"Console: {address}/  (any user name; the password is in {settings.generated_key_path})"
             )
-        run = await bar.follow(
-            lambda: store.get_sync_run(run_id=begun.run_id), expected=self._options.conversations
-        )
+        async with progress(quiet=self._quiet) as bar:
+            run = await bar.follow(
+                lambda: store.get_sync_run(run_id=begun.run_id), expected=self._options.conversations
+            )
         async with aiohttp.ClientSession(simulator["url"]) as control:
             traffic = await _traffic(control, _BURST)
             await app[CONTACTS].idle()

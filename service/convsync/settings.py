@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -69,6 +71,16 @@ class Settings(BaseSettings):
         here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
         if not parts.hostname or not (parts.scheme == "https" or here):
             raise ValueError("must be https, or http on this machine: tokens travel there")
+        return value
+
+    @field_validator("database_url", "migrate_database_url", "direct_database_url")
+    @classmethod
+    def _readable_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                conninfo_to_dict(value.get_secret_value())
+            except psycopg.Error:  # its text quotes the value
+                raise ValueError("must be like postgresql://user:password@host:5432/database") from None
         return value
 
     @field_validator("api_keys")

@@ -59,6 +59,38 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/api/stream-tickets"): Call(201, body=lambda run: {"run_id": int(run)}, of_a_page=True),
     ("GET", "/api/sync-runs/{run_id}"): Call(200, "/api/sync-runs/RUN", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/cancel"): Call(200, "/api/sync-runs/RUN/cancel", of_a_page=True),
+    # A conversation, a dead letter, a deletion request nobody has: whom the route lets through is told so.
+    ("GET", "/api/pages/{page_id}/conversations"): Call(
+        200, f"/api/pages/{PAGE}/conversations", of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/conversations/{conversation_id}"): Call(
+        404, f"/api/pages/{PAGE}/conversations/1", of_a_page=True
+    ),
+    ("PATCH", "/api/pages/{page_id}/conversations/{conversation_id}"): Call(
+        428, f"/api/pages/{PAGE}/conversations/1", body=lambda _: {"note": "mine"}, of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/events"): Call(
+        404, f"/api/pages/{PAGE}/conversations/1/events", of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
+        404, f"/api/pages/{PAGE}/conversations/1/timing", of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/timing"): Call(200, f"/api/pages/{PAGE}/timing", of_a_page=True),
+    ("GET", "/api/changes"): Call(200),
+    ("POST", "/api/changes/{consumer}/position"): Call(
+        200, "/api/changes/mine/position", body=lambda _: {"position": "1-1-1"}
+    ),
+    # A stream that began would not end; a position that is none is told before it begins.
+    ("GET", "/api/changes/stream"): Call(422, query=lambda _: {"after": "none"}),
+    ("GET", "/api/dead-letters"): Call(200),
+    ("GET", "/api/dead-letters/{dead_letter_id}"): Call(404, "/api/dead-letters/1"),
+    ("POST", "/api/dead-letters/{dead_letter_id}/replay"): Call(404, "/api/dead-letters/1/replay"),
+    ("POST", "/api/dead-letters/{dead_letter_id}/discard"): Call(
+        404, "/api/dead-letters/1/discard", body=lambda _: {"reason": "known"}
+    ),
+    ("POST", "/api/facebook/data-deletion"): Call(400),
+    ("GET", "/api/facebook/deletion-status/{code}"): Call(404, "/api/facebook/deletion-status/none"),
+    ("POST", "/api/facebook/deauthorize"): Call(400),
     ("GET", "/api/webhook"): Call(403),
     ("POST", "/api/webhook"): Call(403, body=lambda _: {"object": "page", "entry": []}),
 }

@@ -501,7 +501,7 @@ async def test_a_wrong_or_missing_signature_is_refused_and_nothing_is_written(
     for name, headers in forged(body):
         status, text = await service.deliver_bytes(body, **headers)
         assert status == 403, name
-        problem(json.loads(text), 403, "forbidden")
+        assert problem(json.loads(text), 403, "forbidden")["title"] == "Forbidden"
         assert APP_SECRET.encode() not in text
     assert contents(owner) == before
     assert (await service.deliver_bytes(body))[0] == 200

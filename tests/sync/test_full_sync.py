@@ -170,7 +170,7 @@ async def test_messages_that_arrive_all_through_the_walk_are_all_found(world: Wo
 
 
 async def test_page_where_people_never_stop_writing_is_synced_all_the_same(world: World) -> None:
-    """With each call somebody writes, somebody new too. There is always more; what was there before is whole."""
+    """With each call somebody writes, somebody new too. What was there before is whole."""
     population = world.simulator.population
     before = {
         message.message_id
@@ -467,7 +467,7 @@ async def test_two_calls_per_second_are_never_exceeded(database: Any) -> None:
 
 
 async def test_graph_that_cannot_be_reached_pauses_the_run_where_it_is(database: Any) -> None:
-    """An outage says nothing of the page that was asked for: no failed batch, and not from the front again."""
+    """An outage says nothing of the page that was asked for: no failed batch, no walk from the front."""
     async with open_world(database, clock=FastTime(1000)) as world:
         reachable = world.graph._base
 

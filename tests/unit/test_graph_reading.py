@@ -530,6 +530,239 @@ def test_the_fields_of_a_request_can_do_without_messages_and_without_a_refused_f
     assert "shares" not in message_fields({"shares"})
 
 
+# -- bodies of the shapes that were recorded from the real Graph API; the people and words are made up
+
+
+def recorded_message(**attachment: Any) -> dict[str, Any]:
+    """As v10.0 tells of an attachment: its list has a `next`, with the token, even when it is complete."""
+    message_id = "m_Ab0-cD1_eF2"
+    link = f"https://graph.facebook.com/v10.0/{message_id}/attachments?access_token={TOKEN}&pretty=0&limit=25"
+    return {
+        "created_time": "2021-07-23T09:50:48+0000",
+        "from": {"name": "Anna", "email": f"{ANNA}@facebook.com", "id": ANNA},
+        "id": message_id,
+        "message": "Is it this one?😏",
+        "tags": {"data": [{"name": "inbox"}, {"name": "source:mobile"}]},
+        "to": {"data": [{"name": "The Page", "email": f"{PAGE}@facebook.com", "id": PAGE}]},
+        "attachments": {
+            "data": [attachment],
+            "paging": {
+                "cursors": {"before": "MAZDZD", "after": "MAZDZD"},
+                "next": f"{link}&after=MAZDZD",
+            },
+        },
+    }
+
+
+IMAGE = {
+    "id": "651000000000001",
+    "mime_type": "image/jpeg",
+    "name": "image-651000000000001",
+    "size": 54542,
+    "image_data": {
+        "width": 1920,
+        "height": 1213,
+        "max_width": 1920,
+        "max_height": 1213,
+        "url": "https://scontent-x1-1.xx.fbcdn.example/v/t1.15752-9/1_2_3_n.jpg?oh=0a1b&oe=60F0",
+        "preview_url": "https://scontent-x1-1.xx.fbcdn.example/v/t1.15752-9/p280x280/1_2_3_n.jpg?oh=0a1b&oe=60F0",
+        "image_type": 1,
+        "render_as_sticker": False,
+    },
+}
+VIDEO = {
+    "id": "832000000000001",
+    "mime_type": "video/mp4",
+    "name": "video-1627000000.mp4",
+    "size": 1994148,
+    "video_data": {
+        "width": 960,
+        "height": 544,
+        "length": 11,
+        "video_type": 1,
+        "url": "https://video-x1-1.xx.fbcdn.example/v/t42.3356-2/1_2_3_n.mp4/video-1627000000.mp4?oh=0a1b&oe=60F0",
+        "preview_url": "https://scontent-x1-1.xx.fbcdn.example/v/t15.3394-10/1_2_3_n.jpg?oh=0a1b&oe=60F0",
+        "rotation": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("attachment", [IMAGE, VIDEO], ids=["image", "video"])
+def test_a_recorded_message_keeps_its_attachment_and_not_the_link_with_the_token(
+    attachment: dict[str, Any],
+) -> None:
+    page = messages(recorded_message(**attachment))
+    assert page.facts == [
+        Message(
+            page_id=PAGE,
+            sender_id=ANNA,
+            message_id="m_Ab0-cD1_eF2",
+            direction="in",
+            at=datetime(2021, 7, 23, 9, 50, 48, tzinfo=UTC),
+            text="Is it this one?😏",
+            metadata={"graph": {"tags": ["inbox", "source:mobile"], "attachments": [attachment]}},
+            observed_at=SEEN,
+        )
+    ]
+    # The attachments' `next` is not the list's.
+    assert page.next_cursor is None
+
+
+@pytest.mark.parametrize(
+    "link", ["/700100/inbox/2582000000000001/", "http://www.facebook.com/messages/?action=read&tid=id.1"]
+)
+def test_a_recorded_conversation_with_everything_graph_tells_of_it(link: str) -> None:
+    people = [person(ANNA, "Anna"), person(PAGE, "The Page")]
+    page = listed(
+        {
+            "can_reply": True,
+            "former_participants": {"data": []},
+            "id": "t_587000000000001",
+            "is_subscribed": True,
+            "link": link,
+            "message_count": 93,
+            "participants": {"data": people},
+            "scoped_thread_key": "t_587000000000001",
+            "snippet": "see you",
+            "senders": {"data": people},
+            "unread_count": 0,
+            "updated_time": "2021-06-08T08:24:57+0000",
+        }
+    )
+    fields = {
+        "name": "Anna",
+        "unread_count": 0,
+        "snippet": "see you",
+        "can_reply": True,
+        "reported_count": 93,
+        "updated_time": "2021-06-08T08:24:57+00:00",
+    }
+    assert page.facts == [Thread(PAGE, ANNA, "t_587000000000001", SEEN, fields)]
+    assert page.threads[0]["read"] == "unread"
+
+
+def test_a_recorded_list_of_2012_goes_on_by_time_which_is_no_cursor() -> None:
+    """Its `next` has `until` and `__paging_token`; whoever is in the thread is also in `to`."""
+    people = [person(PAGE, "The Page"), person(ANNA, "Anna")]
+    tags = {"data": [{"name": "inbox"}, {"name": "read"}, {"name": "sent"}, {"name": "source:web"}]}
+    pdf = {"id": "2a13", "mime_type": "application/pdf", "name": "some.pdf", "size": 28824}
+    image = {
+        "id": "10e9",
+        "mime_type": "image/jpeg",
+        "name": "1_2_3_n.jpg",
+        "size": None,
+        "image_data": {
+            "width": 800,
+            "height": 600,
+            "url": "https://fbcdn.example/1_2_3_n.jpg?oh=9a&__gda__=1_9",
+        },
+    }
+    link = f"https://graph.facebook.com/t_id.1/messages?method=GET&access_token={TOKEN}&limit=25"
+    edge = {
+        "data": [
+            {
+                "id": "m_id.2",
+                "created_time": "2012-04-10T17:41:10+0000",
+                "tags": tags,
+                "from": people[0],
+                "to": {"data": people[::-1]},
+                "message": "Well, well.",
+                "attachments": {"data": [pdf, image]},
+            },
+            {
+                "id": "m_id.1",
+                "created_time": "2012-04-10T17:38:58+0000",
+                "tags": tags,
+                "from": people[1],
+                "to": {"data": people},
+                "message": "This is a conversation.",
+            },
+        ],
+        "paging": {
+            "previous": f"{link}&since=1334079670&__paging_token=m_id.2&__previous=1",
+            "next": f"{link}&until=1334079538&__paging_token=m_id.1",
+        },
+    }
+    page = listed(
+        {
+            "id": "t_id.1",
+            "snippet": "Well, well.",
+            "updated_time": "2012-04-10T17:41:10+0000",
+            "message_count": 2,
+            "unread_count": 2,
+            "tags": tags,
+            "participants": {"data": people},
+            "senders": {"data": people},
+            "can_reply": True,
+            "is_subscribed": True,
+            "link": "http://www.facebook.com/messages/?action=read&tid=id.1",
+            "messages": edge,
+        }
+    )
+    answer, question = only(page, Message)
+    assert (answer.direction, answer.sender_id, question.direction, question.sender_id) == (
+        "out",
+        ANNA,
+        "in",
+        ANNA,
+    )
+    assert answer.metadata["graph"]["attachments"] == [pdf, image]
+    assert answer.metadata["graph"]["tags"] == ["inbox", "read", "sent", "source:web"]
+    assert (page.threads[0]["read"], page.threads[0]["next_cursor"]) == ("unread", None)
+    with pytest.raises(GraphError, match="goes on without a cursor"):
+        messages(*edge["data"], paging=edge["paging"])
+
+
+def test_recorded_answers_for_several_ids_are_no_list() -> None:
+    node = {
+        "id": "t_587000000000001",
+        "link": "/700100/inbox/2582000000000001/",
+        "message_count": 94,
+        "snippet": "hello",
+        "unread_count": 1,
+        "updated_time": "2021-07-23T09:28:50+0000",
+    }
+    with pytest.raises(GraphError, match="has no list"):
+        read_conversations(PAGE, {node["id"]: node, "t_2": node | {"id": "t_2"}}, SEEN)
+    # One of them in a list names nobody: the thread stands for its customer.
+    [found] = only(listed(node), Thread)
+    assert (found.sender_id, found.fields["reported_count"]) == ("thread:t_587000000000001", 94)
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (
+            {"message": "", "shares": {"data": [{"id": None, "link": "https://example.org/1.png", "name": "",
+                                                 "description": None, "picture": None}]}},
+            {"shares": [{"id": None, "link": "https://example.org/1.png", "name": "", "description": None,
+                         "picture": None}]},
+        ),
+        (
+            {"message": "", "sticker": "https://scontent.example/sticker.png"},
+            {"sticker": "https://scontent.example/sticker.png"},
+        ),
+        (
+            {"attachments": {"data": [{"id": "1", "generic_template": {
+                "title": "A chair", "subtitle": "Of wood", "media_url": "https://example.org/1.png",
+                "cta": {"title": "View", "type": "web_url", "url": "https://example.org/1"}}}]}},
+            {"attachments": [{"id": "1", "generic_template": {
+                "title": "A chair", "subtitle": "Of wood", "media_url": "https://example.org/1.png",
+                "cta": {"title": "View", "type": "web_url", "url": "https://example.org/1"}}}]},
+        ),
+    ],
+    ids=["share", "sticker", "template"],
+)  # fmt: skip
+def test_recorded_messages_without_text(content: dict[str, Any], kept: dict[str, Any]) -> None:
+    item = {"id": "m_mid.4:3", "to": {"data": [person(PAGE)]}, "from": person(ANNA), **content}
+    [found] = only(messages(item | {"created_time": "2016-01-02T23:40:56+0000"}), Message)
+    assert (found.text, found.metadata) == (None, {"graph": kept})
+    # Recorded by somebody who did not ask for the time: without it a message has no place.
+    page = messages(item)
+    assert [letter.reason for letter in only(page, DeadLetter)] == ["message.created_time: missing (t_1)"]
+    assert page.unreadable == 1
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (

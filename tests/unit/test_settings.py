@@ -15,6 +15,14 @@ from convsync.tokens import TokenBox, TokenKeyError, new_key
 
 SECRET = "a-key-of-sixteen-or-more"
 OTHER = "another-key-of-sixteen-or-more"
+DATABASE_URLS = ("DATABASE_URL", "MIGRATE_DATABASE_URL", "DIRECT_DATABASE_URL")
+NO_URLS = (
+    SECRET,
+    f"mysql://me:{SECRET}@db.example/x",
+    f"postgresql://me:{SECRET}%zz@db.example/x",
+    f"postgresql://me:{SECRET}@db.example/x?{SECRET}=1",
+    f"host=db.example {SECRET}",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +132,10 @@ def test_the_environment_comes_before_the_file_and_an_empty_value_counts_as_unse
 
 
 def test_settings_show_asterisks_for_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("APP_SECRET", "VERIFY_TOKEN", "TOKEN_KEY", "DATABASE_URL", "MIGRATE_DATABASE_URL"):
+    for name in ("APP_SECRET", "VERIFY_TOKEN", "TOKEN_KEY"):
         monkeypatch.setenv(f"CONVSYNC_{name}", SECRET)
+    for name in DATABASE_URLS:
+        monkeypatch.setenv(f"CONVSYNC_{name}", f"postgresql://me:{SECRET}@db.example/x")
     monkeypatch.setenv("CONVSYNC_API_KEYS", f"crm:read:{SECRET}")
     settings = Settings()
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.keys())):
@@ -142,6 +152,7 @@ def test_settings_show_asterisks_for_their_secrets(monkeypatch: pytest.MonkeyPat
         ("POOL_MAX", "1"),
         ("LOG_FORMAT", SECRET),
         ("LEASE_SECONDS", "0"),
+        *((name, value) for name in DATABASE_URLS for value in NO_URLS),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
@@ -160,6 +171,20 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
 def told(error: ValidationError) -> list[str]:
     """Whatever a person or a log could see of the error."""
     return [str(error), repr(error), "".join(traceback.format_exception(error))]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@db.example:5432/x?sslmode=verify-full",
+        f"postgres://me:{SECRET}@[2001:db8::1]/x",
+        "postgresql://me@/x?host=/run/postgresql",
+        f"host=db.example dbname=x user=me password={SECRET}",
+    ],
+)
+def test_a_database_is_named_in_any_way_libpq_understands(url: str) -> None:
+    settings = Settings(database_url=SecretStr(url))
+    assert settings.database_url == SecretStr(url)
 
 
 # The Graph API's address

@@ -926,6 +926,18 @@ async def test_draining_applies_what_is_under_way_and_begins_nothing_more(clock:
         assert len(it.graph.calls) == calls
 
 
+@pytest.mark.parametrize("patience", [5, 0])
+async def test_what_a_person_interrupted_rests_before_others_go_on(clock: Clock, patience: float) -> None:
+    """Also if the pages under way take too long and the run is cancelled."""
+    it = world(clock, [200] * 40)
+    it.store.pace = 0.5
+    async with supervised(it):
+        await it.runner.start(PAGE, "full")
+        await until(clock, lambda: len(it.graph.calls) > 3)
+        assert await it.runner.drain(patience, "interrupted") is (patience > 0)
+    assert (it.store.status, it.store.reason, it.store.resume_after) == ("paused", "interrupted", 60)
+
+
 # -- sizes
 
 

@@ -39,6 +39,15 @@ where p.pronamespace = 'convsync_api'::regnamespace
 """
 
 
+_MAY_UPGRADE: LiteralString = """
+select coalesce(
+  (select pg_catalog.pg_has_role(n.nspowner, 'usage')
+   from pg_catalog.pg_namespace n where n.nspname = 'convsync'),
+  pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create'))
+"""
+_NOT_THE_OWNER = "this login may not upgrade the database: CONVSYNC_MIGRATE_DATABASE_URL must be its owner's"
+
+
 class InstallError(Exception):
     """The database cannot be installed or upgraded; the text says what to do."""
 
@@ -93,15 +102,44 @@ async def behind(url: str) -> list[str]:
     return await asyncio.to_thread(_behind, url)
 
 
+async def is_current(url: str) -> bool:
+    """Whether the database is of this release, asked as anybody who may call its functions."""
+    return await asyncio.to_thread(_is_current, url)
+
+
+def _is_current(url: str) -> bool:
+    with psycopg.connect(url, application_name="convsync", autocommit=True) as connection:
+        try:
+            row = connection.execute("select convsync_api.schema_version()").fetchone()
+        except (
+            psycopg.errors.InvalidSchemaName,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.InsufficientPrivilege,
+        ):
+            return False  # nothing is installed, or nothing for this login
+        return row == (schema_version(),)
+
+
+def _may_upgrade(connection: psycopg.Connection[Any]) -> bool:
+    return connection.execute(_MAY_UPGRADE).fetchone() == (True,)
+
+
 def _migrate(url: str) -> Installed:
     with psycopg.connect(url, application_name="convsync migrate") as guard:
         if guard.info.server_version < _MINIMUM_SERVER:
             raise InstallError(
                 f"PostgreSQL 15 or newer is needed, this is {guard.info.server_version // 10000}"
             )
+        if not _may_upgrade(guard):
+            if _is_current(url):
+                return Installed([], False, schema_version())
+            raise InstallError(_NOT_THE_OWNER)
         guard.execute("select pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK])
-        applied = _apply_migrations(url)
-        functions = _apply_functions(url)
+        try:
+            applied = _apply_migrations(url)
+            functions = _apply_functions(url)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise InstallError(f"{_NOT_THE_OWNER} ({error.diag.message_primary})") from error
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("select convsync_api.begin_feed_epoch()")
         return Installed(applied, functions, schema_version())
@@ -109,6 +147,8 @@ def _migrate(url: str) -> Installed:
 
 def _behind(url: str) -> list[str]:
     with psycopg.connect(url, application_name="convsync migrate --check", autocommit=True) as connection:
+        if not _may_upgrade(connection):
+            return [] if _is_current(url) else ["an upgrade as the database's owner"]
         if connection.execute("select to_regclass('convsync._yoyo_migration') is null").fetchone() == (True,):
             return [f"migration {name}" for name in migration_ids()] + ["functions"]
         done = {row[0] for row in connection.execute("select migration_id from convsync._yoyo_migration")}

@@ -1,8 +1,8 @@
 """The runner: holds a run's lease while the walker works, and ends the run honestly.
 
-However a run ends, its row says so: finished, paused (deadline, shutdown), or, when the database or
-the lease is gone, nothing, and then the lease expires and `resumable_syncs` offers the run to
-whoever asks.
+However a run ends, its row says so: finished, paused (deadline, shutdown, interrupted), or, when the
+database or the lease is gone, nothing, and then the lease expires and `resumable_syncs` offers the run
+to whoever asks.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SyncRunner:
         self._active: set[Control] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stopping = False
+        self._stopping: str | None = None
         self._group: asyncio.TaskGroup | None = None
         self._supervised = asyncio.Event()
 
@@ -146,7 +146,7 @@ class SyncRunner:
             self._group = group
             self._supervised.set()
             try:
-                while not self._stopping:
+                while self._stopping is None:
                     if resume:
                         await self._resume()
                     await self._time.sleep(self._settings.poll_seconds)
@@ -154,11 +154,14 @@ class SyncRunner:
                 self._supervised.clear()
                 self._group = None
 
-    async def drain(self, seconds: float) -> bool:
-        """Begin nothing more, let the pages under way be applied, pause every run; true if all made it."""
-        self._stopping = True
+    async def drain(self, seconds: float, reason: str = "shutdown") -> bool:
+        """Begin nothing more, let the pages under way be applied, pause every run; true if all made it.
+
+        After a `shutdown` whoever supervises resumes the runs at once; after another reason they rest first.
+        """
+        self._stopping = reason
         for control in self._active:
-            control.stop("shutdown")
+            control.stop(reason)
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -225,8 +228,8 @@ class SyncRunner:
             deadline=None if deadline_seconds is None else now + deadline_seconds,
             backoff=self._backoff,
         )
-        if self._stopping:
-            control.stop("shutdown")
+        if self._stopping is not None:
+            control.stop(self._stopping)
         attempt = _Attempt(self, page_id, mode, begun, control, log)
         self._active.add(control)
         self._idle.clear()
@@ -272,7 +275,7 @@ class _Attempt:
                 broken = True
                 self._log.exception("sync_broken")
         except asyncio.CancelledError:
-            await self._last_word("shutdown")
+            await self._last_word()
             raise
         if lost:
             return Outcome(self._run_id, "lease_lost")
@@ -290,7 +293,7 @@ class _Attempt:
             self._log.exception("sync_not_ended")
             return Outcome(self._run_id, "interrupted", "internal_error")
         except asyncio.CancelledError:
-            await self._last_word("shutdown")
+            await self._last_word()
             raise
 
     async def _work(self) -> None:
@@ -401,12 +404,12 @@ class _Attempt:
             run_id=self._run_id,
             fence=self._fence,
             reason=reason,
-            # After a shutdown the next process goes on at once; after a deadline somebody wanted a rest.
+            # After a shutdown the next process goes on at once; else somebody wanted a rest.
             resume_after_seconds=0 if reason == "shutdown" else self._settings.rest_seconds,
         )
 
-    async def _last_word(self, reason: str) -> None:
+    async def _last_word(self) -> None:
         """Pause the run though we are being cancelled; if that fails, its lease simply expires."""
         with suppress(ConvsyncError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
-                await self._pause(reason)
+                await self._pause(self._runner._stopping or "shutdown")

@@ -51,7 +51,7 @@ class Unauthorized(ConvsyncError):
 
 
 class Forbidden(ConvsyncError):
-    code, status, title = "forbidden", 403, "Not with this key"
+    code, status, title = "forbidden", 403, "Forbidden"
 
 
 class BadRequest(ConvsyncError):
