@@ -100,7 +100,7 @@ async def test_positions_are_exact_at_any_time(api: Api, seconds: float) -> None
     ):
         whole = [row[key] for row in (await api.get(path))[what]]
         read, query = [], {"limit": "1"}
-        while True:
+        for _ in range(len(whole) + 3):
             document = await api.get(path, **query)
             read += [row[key] for row in document[what]]
             if document["next"] is None:
