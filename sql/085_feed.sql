@@ -60,7 +60,7 @@ $$;
 
 create or replace function convsync_api.changes_after(p_after text, p_limit integer default 100, p_pages text[] default null)
 returns table (
-  "position" text, page_id text, conversation_id bigint, version bigint, kinds text[], at timestamptz
+  next_after text, page_id text, conversation_id bigint, version bigint, kinds text[], at timestamptz
 )
 language plpgsql
 stable
@@ -99,7 +99,7 @@ $$;
 comment on function convsync_api.changes_after(text, integer, text[]) is
 $c$The changes after a position (null or empty: from the beginning), at most p_limit (1 to 10000), in an order in which nothing
 can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
-message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. position is opaque. p_pages limits the
+message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. next_after is the opaque position to go on from. p_pages limits the
 feed to these Pages. Errors: ZC003.$c$;
 
 create or replace function convsync_api.feed_position(p_consumer text)

@@ -306,7 +306,8 @@ class Store:
     ) -> list[Change]:
         return await self._all(
             Change,
-            """select * from convsync_api.changes_after(p_after => %(after)s, p_limit => %(limit)s,
+            """select next_after as position, page_id, conversation_id, version, kinds, at
+               from convsync_api.changes_after(p_after => %(after)s, p_limit => %(limit)s,
                p_pages => %(pages)s)""",
             after=after,
             limit=limit,

@@ -30,7 +30,8 @@ from convsync.facts import Edit, Fact, Json, Reaction, Thread, Unsend, Watermark
 def changes(connection: Connection, after: str | None = None, **more: Any) -> list[Json]:
     return rows(
         connection,
-        """select * from convsync_api.changes_after(p_after => %(after)s, p_limit => %(limit)s,
+        """select next_after as position, page_id, conversation_id, version, kinds, at
+           from convsync_api.changes_after(p_after => %(after)s, p_limit => %(limit)s,
            p_pages => %(pages)s)""",
         **{"after": after, "limit": 1000, "pages": None, **more},
     )
