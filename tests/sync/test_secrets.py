@@ -102,7 +102,7 @@ async def test_no_secret_reaches_logs_answers_errors_or_the_database(
             union all select to_jsonb(t)::text from convsync.sync_batches t
             union all select to_jsonb(t)::text from convsync.call_budgets t
             union all select (to_jsonb(t) - 'token_sealed')::text from convsync.pages t
-            union all select convert_from(token_sealed, 'LATIN1') from convsync.pages t
+            union all select encode(token_sealed, 'escape') from convsync.pages t
             union all select convert_from(raw, 'UTF8') from convsync.dead_letters t
             union all select to_jsonb(t)::text from convsync.contact_interaction_events t
             """

@@ -31,7 +31,8 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        # A cached logger would keep the stream it was first used with, whatever is configured after that.
+        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
