@@ -45,7 +45,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Microseconds since 1970; whole seconds apart, because a product with an interval goes through a double.
-  v_microseconds numeric := split_part(p_before, '.', 1);
+  v_microseconds numeric := split_part(p_before, '.', 1)::numeric;
 begin
   if v_microseconds not between -62000000000000000 and 9200000000000000000 then
     raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';

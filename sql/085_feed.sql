@@ -71,7 +71,7 @@ as $$
 #variable_conflict use_column
 declare
   v_epoch integer := 0;
-  v_xid xid8 := '0';
+  v_xid xid8 := '0'::xid8;
   v_change_id bigint := 0;
   v_horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
   v_now_epoch integer;

@@ -145,10 +145,9 @@ begin
     from convsync.messenger_conversations c
     where c.page_id = p_page_id and c.sender_id = p_sender_id
     for update;
-    if found then
-      return row(p_page_id, p_sender_id, v_locked, v_inserted is not null)::convsync.conversation_key;
-    end if;
+    exit when found;
   end loop;
+  return row(p_page_id, p_sender_id, v_locked, v_inserted is not null)::convsync.conversation_key;
 end
 $$;
 
