@@ -1,5 +1,5 @@
 -- Meta's compliance callbacks. A deletion request names a person by the app's own id for them; where that is also the id a Page
--- knows them by, they are erased there. docs/operations.md tells what to do with the others.
+-- knows them by, they are erased there. Of the others nothing can be found here by that id.
 
 create or replace function convsync_api.request_deletion(p_app_user_id text)
 returns jsonb
