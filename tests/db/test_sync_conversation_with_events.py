@@ -197,3 +197,18 @@ def test_a_message_of_a_webhook_and_one_written_here_are_one(service: Connection
     written = write(service, CONVERSATION, EVENTS)
     assert (written["outcome"], written["version"], written["events_added"]) == ("updated", 2, 1)
     assert [event["source"] for event in rows(owner, "contact_interaction_events")] == ["webhook", "sql"]
+
+
+def test_the_outcome_is_what_this_call_did_also_within_one_transaction(database: Any) -> None:
+    """The version rises once per transaction, so it cannot tell what the second call of one did."""
+    call = """select outcome, version, events_added from convsync_api.sync_conversation_with_events(
+        '{"page_id": "1", "sender_id": "7"}', %s)"""
+    first = (
+        '[{"message_id": "m_1", "direction": "in", "event_timestamp": "2026-01-01T00:00:00Z", "body": "a"}]'
+    )
+    second = (
+        '[{"message_id": "m_2", "direction": "in", "event_timestamp": "2026-01-01T00:00:01Z", "body": "b"}]'
+    )
+    with psycopg.connect(database.service_url) as connection:
+        told = [connection.execute(call, [events]).fetchone() for events in (first, second, second)]
+    assert told == [("created", 1, 1), ("updated", 1, 1), ("unchanged", 1, 0)]
