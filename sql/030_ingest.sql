@@ -7,6 +7,58 @@
 --   4. the conversations' folds and versions, the change feed, the dead letters
 -- Locking and reading are separate statements: in read committed each statement sees what committed before it
 -- began, so what is read after the lock is what the lock protects. docs/decisions/ tells why that is enough.
+--
+-- A call plans nothing: its statements keep their plans, and those are right for one fact and for thousands
+-- (docs/decisions/0007). So a function here does one of two things, and its settings leave the planner no other way:
+-- it joins what was told with what was told (hash joins), or it looks up in a table each thing that was told (nested
+-- loops over a key; no hash join, no sequential scan).
+
+create or replace function convsync_api._know_tables()
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table text;
+begin
+  -- Every index begins with page_id. In a small table that nobody has analyzed all of them look alike to the planner, and
+  -- the plan that is kept may read a whole Page for each key. Autovacuum comes within minutes; the first thousand
+  -- conversations come within seconds. So a small table that has grown fourfold is analyzed here, and its plans made anew.
+  for v_table in
+    select c.oid::regclass::text
+    from pg_class c
+    where c.oid in ('convsync.messenger_conversations'::regclass, 'convsync.contact_interaction_events'::regclass,
+        'convsync.pending_amendments'::regclass)
+      and pg_relation_size(c.oid) between 32768 * greatest(c.relpages, 0.5) and 2097152
+  loop
+    if pg_try_advisory_xact_lock(1668183670, 4) then
+      execute 'analyze (skip_locked) ' || v_table;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function convsync_api._number_copies(p_facts convsync.fact[])
+returns convsync.fact[]
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- round numbers the copies of one thing: copies are merged one after the other, which the rules allow in any order.
+  select array_agg(row(
+      f.kind, f.page_id, f.sender_id, f.message_id, f.direction, f.at, f.text, f.event_type, f.metadata, f.observed_at,
+      f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
+      f.n)::convsync.fact order by f.ordinality)
+  from (
+    select a.*, case when a.kind in ('watermark', 'dead_letter') then 1
+        else row_number() over (partition by a.kind, a.page_id, a.message_id, case when a.kind = 'thread' then a.sender_id end
+          order by a.ordinality) end as n
+    from unnest(p_facts) with ordinality a
+  ) f;
+$$;
 
 create or replace function convsync_api._parse_facts(p_facts jsonb)
 returns convsync.fact[]
@@ -14,6 +66,7 @@ language plpgsql
 immutable
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_facts convsync.fact[];
@@ -24,19 +77,13 @@ begin
     raise exception 'facts must be an array' using errcode = 'ZC003', hint = 'facts';
   end if;
 
-  -- round numbers the copies of one thing: copies are merged one after the other, which the rules allow in any order.
-  select array_agg(s.f order by s.ordinality) into v_facts
-  from (
-    select r.ordinality, row(
-      r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text, r.event_type,
-      coalesce(r.metadata, '{}'), r.observed_at, coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action,
-      r.reaction, r.emoji, r.what, r.thread_id, r.fields, r.reason, r.raw,
-      case when r.kind in ('watermark', 'dead_letter') then 1
-        else row_number() over (partition by r.kind, r.page_id, r.message_id,
-          case when r.kind = 'thread' then r.sender_id end) end
-    )::convsync.fact as f
-    from jsonb_populate_recordset(null::convsync.fact, p_facts) with ordinality r
-  ) s;
+  select array_agg(row(
+      r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text,
+      case when r.kind = 'message' then coalesce(r.event_type, 'message') end, coalesce(r.metadata, '{}'), r.observed_at,
+      coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action, r.reaction, r.emoji, r.what, r.thread_id, r.fields,
+      r.reason, r.raw, 1)::convsync.fact)
+  into v_facts
+  from jsonb_populate_recordset(null::convsync.fact, p_facts) r;
 
   select w.index, w.field into v_index, v_field
   from (
@@ -69,6 +116,16 @@ begin
     raise exception 'facts[%].% is missing or wrong', v_index, v_field
       using errcode = 'ZC003', hint = format('facts[%s].%s', v_index, v_field);
   end if;
+
+  if exists (
+    select
+    from unnest(v_facts) f
+    where f.kind not in ('watermark', 'dead_letter')
+    group by f.kind, f.page_id, f.message_id, case when f.kind = 'thread' then f.sender_id end
+    having count(*) > 1
+  ) then
+    return convsync_api._number_copies(v_facts);
+  end if;
   return v_facts;
 end
 $$;
@@ -79,12 +136,14 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_keys convsync.conversation_key[];
   v_created convsync.conversation_key[];
-  v_locked bigint;
+  v_wanted bigint;
 begin
   select array_agg(row(k.page_id, k.sender_id, null, false)::convsync.conversation_key order by k.page_id collate "C", k.sender_id collate "C")
   into v_keys
@@ -92,13 +151,14 @@ begin
   if v_keys is null then
     return '{}'::convsync.conversation_key[];
   end if;
+  v_wanted := cardinality(v_keys);
 
   -- A Page met for the first time through its webhook; its operator may add name and token later.
   insert into convsync.pages (page_id)
-  select distinct k.page_id
-  from unnest(v_keys) k
+  select k.page_id
+  from (select distinct t.page_id from unnest(v_keys) t) k
   where not exists (select from convsync.pages p where p.page_id = k.page_id)
-  order by k.page_id
+  order by k.page_id collate "C"
   on conflict on constraint pages_pkey do nothing;
 
   with inserted as (
@@ -116,34 +176,39 @@ begin
   into v_created
   from inserted i;
 
-  select count(*) into v_locked
+  select array_agg(row(l.page_id, l.sender_id, l.conversation_id, false)::convsync.conversation_key) into v_keys
   from (
-    select c.conversation_id
+    select c.page_id, c.sender_id, c.conversation_id
     from unnest(v_keys) k
     join convsync.messenger_conversations c on c.page_id = k.page_id and c.sender_id = k.sender_id
     order by c.page_id, c.sender_id
     for no key update of c
   ) l;
-  if v_locked <> cardinality(v_keys) then
+  if v_wanted is distinct from cardinality(v_keys) then
     raise exception 'a conversation appeared and vanished, try again' using errcode = '40001';
   end if;
 
-  select array_agg(row(c.page_id, c.sender_id, c.conversation_id, n.conversation_id is not null)::convsync.conversation_key)
-  into v_keys
-  from unnest(v_keys) k
-  join convsync.messenger_conversations c on c.page_id = k.page_id and c.sender_id = k.sender_id
-  left join unnest(v_created) n on n.page_id = c.page_id and n.conversation_id = c.conversation_id;
+  if v_created is not null then
+    select array_agg(row(u.page_id, u.sender_id, u.conversation_id, u.created)::convsync.conversation_key) into v_keys
+    from (
+      select k.page_id, k.sender_id, k.conversation_id, bool_or(k.created) as created
+      from unnest(v_keys || v_created) k
+      group by k.page_id, k.sender_id, k.conversation_id
+    ) u;
+  end if;
   return v_keys;
 end
 $$;
 
-create or replace function convsync_api._lock_other_owners(p_facts convsync.fact[], p_keys convsync.conversation_key[])
+create or replace function convsync_api._lock_owners(p_facts convsync.fact[], p_keys convsync.conversation_key[])
 returns convsync.conversation_key[]
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_others convsync.conversation_key[];
@@ -155,58 +220,50 @@ begin
   from (
     select c.page_id, c.sender_id, c.conversation_id
     from (
-      select distinct e.page_id, e.conversation_id
+      select e.page_id, e.conversation_id
       from unnest(p_facts) f
       join convsync.contact_interaction_events e on e.page_id = f.page_id and e.message_id = f.message_id
-      where f.kind in ('message', 'edit', 'reaction', 'unsend')
+      except
+      select k.page_id, k.conversation_id from unnest(p_keys) k
     ) t
     join convsync.messenger_conversations c on c.page_id = t.page_id and c.conversation_id = t.conversation_id
-    where not exists (
-      select from unnest(p_keys) k where k.page_id = t.page_id and k.conversation_id = t.conversation_id
-    )
     for no key update of c nowait
   ) o;
-  return p_keys || coalesce(v_others, '{}');
-end
-$$;
+  if v_others is null then
+    return p_keys;
+  end if;
 
-create or replace function convsync_api._require_owners(p_facts convsync.fact[], p_keys convsync.conversation_key[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-begin
-  -- An event may have come to another conversation between the locks and now; nothing of it may be passed over.
-  if exists (
-    select
+  -- An event may have come to yet another conversation before these locks; nothing of it may be passed over.
+  perform
+  from (
+    select e.page_id, e.conversation_id
     from unnest(p_facts) f
     join convsync.contact_interaction_events e on e.page_id = f.page_id and e.message_id = f.message_id
-    where not exists (
-      select from unnest(p_keys) k where k.page_id = e.page_id and k.conversation_id = e.conversation_id
-    )
-  ) then
+    except
+    select k.page_id, k.conversation_id from unnest(p_keys || v_others) k
+  ) t;
+  if found then
     raise exception 'a message came to another conversation meanwhile, try again' using errcode = '40001';
   end if;
+  return p_keys || v_others;
 end
 $$;
 
-create or replace function convsync_api._ingest_messages(p_facts convsync.fact[], p_keys convsync.conversation_key[], p_source text, p_now timestamptz)
-returns convsync.conversation_delta[]
+create or replace function convsync_api._insert_messages(
+  p_facts convsync.fact[], p_keys convsync.conversation_key[], p_source text, p_now timestamptz,
+  out inserted text[], out deltas convsync.conversation_delta[]
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_nestloop = off
+set enable_mergejoin = off
 as $$
 declare
   v_inserted text[];
-  v_rest convsync.fact[];
-  v_round integer;
   v_deltas convsync.conversation_delta[];
-  v_more convsync.conversation_delta[];
 begin
   with inserted as (
     insert into convsync.contact_interaction_events as e (
@@ -231,45 +288,94 @@ begin
     array_agg(row(i.page_id, i.conversation_id, i.event_type, 1, 0, i.in_thread::integer)::convsync.conversation_delta)
   into v_inserted, v_deltas
   from inserted i;
+  inserted := v_inserted;
+  deltas := v_deltas;
+end
+$$;
 
+create or replace function convsync_api._take_amendments(p_facts convsync.fact[])
+returns convsync.conversation_delta[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_deltas convsync.conversation_delta[];
+begin
   -- What waited for its message is read only now: whoever amends it takes the message's key first (see _ingest_amendments).
-  if exists (select from convsync.pending_amendments) then
-    with amended as (
-      update convsync.contact_interaction_events e
-      set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
-        reaction_marks = a.reaction_marks,
-        metadata = case when a.reaction_marks is null then e.metadata
-          else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
-      from unnest(p_facts) f
-      join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
-      where f.kind = 'message' and f.round = 1 and e.page_id = a.page_id and e.message_id = a.message_id
-      returning e.page_id, e.conversation_id, e.event_type, -(e.in_thread and e.deleted_at is not null)::integer as live
-    )
-    select array_agg(row(a.page_id, a.conversation_id, a.event_type, 0, 0, a.live)::convsync.conversation_delta)
-    into v_more
-    from amended a;
-    if v_more is not null then
-      v_deltas := v_deltas || v_more;
-      delete from convsync.pending_amendments a
-      using unnest(p_facts) f
-      where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
-    end if;
+  if not exists (select from convsync.pending_amendments) then
+    return null;
   end if;
-
-  -- What was there before, or came twice in this call.
-  if cardinality(v_inserted) is distinct from (select count(*) from unnest(p_facts) f where f.kind = 'message') then
-    select array_agg(f) into v_rest
+  with amended as (
+    update convsync.contact_interaction_events e
+    set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
+      reaction_marks = a.reaction_marks,
+      metadata = case when a.reaction_marks is null then e.metadata
+        else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
     from unnest(p_facts) f
-    left join unnest(v_inserted) i (key) on f.round = 1 and i.key = f.page_id || ' ' || f.message_id
-    where f.kind = 'message' and i.key is null;
-    perform convsync_api._require_owners(v_rest, p_keys);
+    join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+    where f.kind = 'message' and f.round = 1 and e.page_id = a.page_id and e.message_id = a.message_id
+    returning e.page_id, e.conversation_id, e.event_type, -(e.in_thread and e.deleted_at is not null)::integer as live
+  )
+  select array_agg(row(a.page_id, a.conversation_id, a.event_type, 0, 0, a.live)::convsync.conversation_delta)
+  into v_deltas
+  from amended a;
+  if v_deltas is not null then
+    delete from convsync.pending_amendments a
+    using unnest(p_facts) f
+    where f.kind = 'message' and a.page_id = f.page_id and a.message_id = f.message_id;
   end if;
+  return v_deltas;
+end
+$$;
 
-  for v_round in select distinct r.round from unnest(v_rest) r order by 1 loop
+create or replace function convsync_api._copies(p_facts convsync.fact[], p_inserted text[])
+returns convsync.fact[]
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set enable_mergejoin = off
+as $$
+begin
+  -- The messages that were there before, or came twice in this call.
+  return (
+    select array_agg(f)
+    from unnest(p_facts) f
+    left join unnest(p_inserted) i (key) on f.round = 1 and i.key = f.page_id || ' ' || f.message_id
+    where f.kind = 'message' and i.key is null
+  );
+end
+$$;
+
+create or replace function convsync_api._merge_messages(p_facts convsync.fact[])
+returns convsync.conversation_delta[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_round integer;
+  v_deltas convsync.conversation_delta[];
+  v_more convsync.conversation_delta[];
+begin
+  for v_round in select distinct r.round from unnest(p_facts) r order by 1 loop
     with merged as (
       update convsync.contact_interaction_events e
-      set conversation_id = case when convsync_api._outranks(f.sender_id, owner.sender_id) then k.conversation_id else o.conversation_id end,
-        event_type = convsync_api._more_specific(o.event_type, f.event_type),
+      set conversation_id = case
+          when k.conversation_id <> o.conversation_id and convsync_api._outranks(f.sender_id, owner.sender_id) then k.conversation_id
+          else o.conversation_id end,
+        event_type = case when f.event_type = o.event_type then o.event_type
+          else convsync_api._more_specific(o.event_type, f.event_type) end,
         direction = greatest(o.direction, f.direction),
         in_thread = o.in_thread or f.in_thread,
         event_timestamp = greatest(o.event_timestamp, f.at),
@@ -284,8 +390,8 @@ begin
           else convsync_api._fold_metadata(
             convsync_api._merge_metadata(o.metadata, o.graph_at, f.metadata, f.observed_at),
             o.reaction_marks, greatest(o.graph_at, f.observed_at)) end
-      from unnest(v_rest) f
-      join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
+      from unnest(p_facts) f
+      join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
       join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
       join convsync.messenger_conversations owner on owner.page_id = o.page_id and owner.conversation_id = o.conversation_id
       cross join lateral (
@@ -299,7 +405,7 @@ begin
           or f.at > o.event_timestamp
           or (f.direction <> o.direction and f.direction = 'out')
           or (f.in_thread and not o.in_thread)
-          or convsync_api._more_specific(o.event_type, f.event_type) <> o.event_type
+          or (f.event_type <> o.event_type and convsync_api._more_specific(o.event_type, f.event_type) <> o.event_type)
           or (f.observed_at is null and nullif(f.text, '') is distinct from o.text_original and nullif(f.text, '') is not null
             and (o.text_original is null or f.text > o.text_original))
           or (f.observed_at = o.text_graph_at and f.text > o.text_graph)
@@ -330,19 +436,21 @@ begin
 end
 $$;
 
-create or replace function convsync_api._ingest_amendments(p_facts convsync.fact[], p_keys convsync.conversation_key[], p_now timestamptz)
-returns convsync.conversation_delta[]
+create or replace function convsync_api._ingest_amendments(
+  p_facts convsync.fact[], p_now timestamptz, inout p_keys convsync.conversation_key[], out deltas convsync.conversation_delta[]
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_amendments convsync.fact[];
   v_awaited text[];
   v_round integer;
-  v_deltas convsync.conversation_delta[];
   v_more convsync.conversation_delta[];
 begin
   -- One order for all three kinds: a message may be edited, reacted to and unsent in one call.
@@ -364,7 +472,7 @@ begin
       (page_id, message_id, conversation_id, event_type, direction, event_timestamp, source)
     select f.page_id, f.message_id, k.conversation_id, 'unknown', 'in', f.at, 'webhook'
     from unnest(v_amendments) f
-    join unnest(p_keys) k on k.page_id = f.page_id and k.sender_id = f.sender_id
+    join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
     where f.round = 1
       and not exists (
         select from convsync.contact_interaction_events o where o.page_id = f.page_id and o.message_id = f.message_id
@@ -379,7 +487,7 @@ begin
   using unnest(v_amendments) f
   where f.round = 1 and e.page_id = f.page_id and e.message_id = f.message_id
     and f.page_id || ' ' || f.message_id = any (v_awaited);
-  perform convsync_api._require_owners(v_amendments, p_keys);
+  p_keys := convsync_api._lock_owners(v_amendments, p_keys);
 
   for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop
     with merged as (
@@ -414,7 +522,7 @@ begin
     into v_more
     from merged m
     where m.visible;
-    v_deltas := v_deltas || v_more;
+    deltas := deltas || v_more;
 
     -- Its message is not here yet: keep what was said of it. Whoever brings the message holds this conversation's lock too.
     insert into convsync.pending_amendments as a
@@ -445,7 +553,6 @@ begin
       unsent_at = least(a.unsent_at, excluded.unsent_at),
       reaction_marks = convsync_api._merge_keys(a.reaction_marks, excluded.reaction_marks);
   end loop;
-  return v_deltas;
 end
 $$;
 
@@ -455,7 +562,9 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_round integer;
@@ -548,69 +657,60 @@ begin
 end
 $$;
 
-create or replace function convsync_api._ingest(p_facts jsonb, p_source text)
-returns table (
-  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer,
-  changed boolean
+create or replace function convsync_api._told(
+  p_facts convsync.fact[], p_keys convsync.conversation_key[], p_deltas convsync.conversation_delta[]
 )
+returns convsync.conversation_fold[]
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set enable_mergejoin = off
+as $$
+begin
+  -- All that was told and done, one row per conversation.
+  return (
+    select array_agg(row(k.page_id, k.sender_id, k.conversation_id, k.created, coalesce(d.kinds, '{receipt}'),
+      coalesce(d.events_added, 0), coalesce(d.events_changed, 0), coalesce(d.live, 0), d.page_id is not null,
+      m.inbound_at, m.read_at, m.delivered_at, null)::convsync.conversation_fold)
+    from unnest(p_keys) k
+    left join (
+      select x.page_id, x.conversation_id, array_agg(distinct x.kind order by x.kind) as kinds,
+        sum(x.events_added) as events_added, sum(x.events_changed) as events_changed, sum(x.live) as live
+      from unnest(p_deltas) x
+      group by x.page_id, x.conversation_id
+    ) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
+    left join (
+      select f.page_id, f.sender_id,
+        max(f.at) filter (where f.kind = 'message' and f.direction = 'in' and (f.in_thread or f.event_type = 'postback')) as inbound_at,
+        max(f.at) filter (where f.kind = 'watermark' and f.what = 'read') as read_at,
+        max(f.at) filter (where f.kind = 'watermark' and f.what = 'delivered') as delivered_at
+      from unnest(p_facts) f
+      where f.kind in ('message', 'watermark')
+      group by f.page_id, f.sender_id
+    ) m on m.page_id = k.page_id and m.sender_id = k.sender_id
+  );
+end
+$$;
+
+create or replace function convsync_api._fold(p_told convsync.conversation_fold[], p_source text, p_now timestamptz)
+returns convsync.conversation_fold[]
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
 as $$
-#variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
-  v_now timestamptz := convsync_api._now();
-  v_xid xid8;
-  v_keys convsync.conversation_key[];
-  v_deltas convsync.conversation_delta[];
-  v_changed convsync.conversation_key[];
-  v_epoch integer := convsync_api._epoch();
+  v_xid xid8 := pg_current_xact_id();
+  v_changed convsync.conversation_fold[];
 begin
-  if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
-    raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
-  end if;
-  if coalesce(cardinality(v_facts), 0) = 0 then
-    return;
-  end if;
-  v_xid := pg_current_xact_id();
-  v_keys := convsync_api._lock_conversations(v_facts);
-  v_keys := convsync_api._lock_other_owners(v_facts, v_keys);
-  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
-    -- Somebody of these was erased between the look and the locks.
-    raise exception 'a contact was erased meanwhile, try again' using errcode = '40001';
-  end if;
-  v_deltas := convsync_api._ingest_messages(v_facts, v_keys, p_source, v_now);
-  if exists (select from unnest(v_facts) f where f.kind in ('edit', 'reaction', 'unsend')) then
-    v_deltas := v_deltas || convsync_api._ingest_amendments(v_facts, v_keys, v_now);
-  end if;
-  if exists (select from unnest(v_facts) f where f.kind = 'thread') then
-    v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
-  end if;
-  if exists (select from unnest(v_facts) f where f.kind = 'dead_letter') then
-    perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
-  end if;
-
-  -- One row per conversation from here on: no join below meets more rows than there are conversations.
-  select array_agg(s.d) into v_deltas
-  from (
-    select row(x.page_id, x.conversation_id, string_agg(distinct x.kind, ',' order by x.kind),
-      sum(x.events_added), sum(x.events_changed), sum(x.live))::convsync.conversation_delta as d
-    from unnest(v_deltas) x
-    group by x.page_id, x.conversation_id
-  ) s;
-
-  -- The folds. Counting by difference is exact because the conversation is locked; everything else is looked up.
-  with told as materialized (
-    select f.page_id, f.sender_id,
-      max(f.at) filter (where f.kind = 'message' and f.direction = 'in' and (f.in_thread or f.event_type = 'postback')) as inbound_at,
-      max(f.at) filter (where f.kind = 'watermark' and f.what = 'read') as read_at,
-      max(f.at) filter (where f.kind = 'watermark' and f.what = 'delivered') as delivered_at
-    from unnest(v_facts) f
-    group by f.page_id, f.sender_id
-  ), folded as (
+  -- Counting by difference is exact because the conversation is locked; everything else is looked up.
+  with folded as (
     update convsync.messenger_conversations c
     set message_count = c.message_count + t.live,
       last_message_id = l.message_id,
@@ -622,22 +722,9 @@ begin
       version = c.version + b.rises::integer,
       version_xid = case when b.rises then v_xid else c.version_xid end,
       last_synced_version = case when p_source = 'sync' then c.version + b.rises::integer else c.last_synced_version end,
-      updated_at = case when t.visible then v_now else c.updated_at end
-    from (
-      select k.page_id, k.conversation_id,
-        coalesce(d.live, 0) as live,
-        m.inbound_at, m.read_at, m.delivered_at,
-        k.created or d.conversation_id is not null
-          or coalesce(m.inbound_at > o.last_inbound_time or o.last_inbound_time is null and m.inbound_at is not null, false)
-          or coalesce(m.read_at > o.read_watermark or o.read_watermark is null and m.read_at is not null, false)
-          or coalesce(m.delivered_at > o.delivered_watermark or o.delivered_watermark is null and m.delivered_at is not null, false)
-          as visible,
-        o.version_xid is distinct from v_xid as first_change
-      from unnest(v_keys) k
-      join convsync.messenger_conversations o on o.page_id = k.page_id and o.conversation_id = k.conversation_id
-      left join unnest(v_deltas) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
-      left join told m on m.page_id = k.page_id and m.sender_id = k.sender_id
-    ) t
+      updated_at = case when v.visible then p_now else c.updated_at end
+    from unnest(p_told) t
+    join convsync.messenger_conversations o on o.page_id = t.page_id and o.conversation_id = t.conversation_id
     left join lateral (
       select e.message_id, e.event_timestamp, e.body
       from convsync.contact_interaction_events e
@@ -646,37 +733,142 @@ begin
       limit 1
     ) l on true
     cross join lateral (
+      select t.created or t.changed
+        or coalesce(t.inbound_at > o.last_inbound_time or o.last_inbound_time is null and t.inbound_at is not null, false)
+        or coalesce(t.read_at > o.read_watermark or o.read_watermark is null and t.read_at is not null, false)
+        or coalesce(t.delivered_at > o.delivered_watermark or o.delivered_watermark is null and t.delivered_at is not null, false)
+        as visible
+    ) v
+    cross join lateral (
       -- version rises once per transaction, however many calls that makes.
-      select t.visible and t.first_change as rises
+      select v.visible and o.version_xid is distinct from v_xid as rises
     ) b
     where c.page_id = t.page_id and c.conversation_id = t.conversation_id
-      and (t.visible or (p_source = 'sync' and c.last_synced_version is distinct from c.version))
-    returning c.page_id, c.sender_id, c.conversation_id, t.visible
+      and (v.visible or (p_source = 'sync' and c.last_synced_version is distinct from c.version))
+    returning c.page_id, c.conversation_id, c.version, v.visible, t.kinds
   )
-  select array_agg(row(f.page_id, f.sender_id, f.conversation_id, true)::convsync.conversation_key)
+  select array_agg(row(f.page_id, null, f.conversation_id, null, f.kinds, null, null, null, true, null, null, null, f.version)::convsync.conversation_fold)
     filter (where f.visible)
   into v_changed
   from folded f;
+  return v_changed;
+end
+$$;
 
+create or replace function convsync_api._record_changes(p_changed convsync.conversation_fold[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_xid xid8 := pg_current_xact_id();
+  v_epoch integer := convsync_api._epoch();
+begin
   insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
-  select c.page_id, v_epoch, v_xid, c.conversation_id, c.version,
-    coalesce(string_to_array(d.kind, ','), '{receipt}'), v_now
-  from unnest(v_changed) n
-  join convsync.messenger_conversations c on c.page_id = n.page_id and c.conversation_id = n.conversation_id
-  left join unnest(v_deltas) d on d.page_id = c.page_id and d.conversation_id = c.conversation_id
-  order by c.page_id, c.conversation_id
+  select n.page_id, v_epoch, v_xid, n.conversation_id, n.version, n.kinds, p_now
+  from unnest(p_changed) n
+  order by n.page_id collate "C", n.conversation_id
   on conflict on constraint conversation_changes_once_per_transaction do update
   set version = excluded.version,
     kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+end
+$$;
 
+create or replace function convsync_api._touched(p_told convsync.conversation_fold[], p_changed convsync.conversation_fold[])
+returns table (
+  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer,
+  changed boolean
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
   return query
-  select k.page_id, k.sender_id, c.conversation_id, c.version, k.created,
-    coalesce(d.events_added, 0), coalesce(d.events_changed, 0),
-    exists (select from unnest(v_changed) n where n.page_id = k.page_id and n.conversation_id = k.conversation_id)
-  from unnest(v_keys) k
-  join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
-  left join unnest(v_deltas) d on d.page_id = k.page_id and d.conversation_id = k.conversation_id
-  order by k.page_id, k.sender_id;
+  select t.page_id, t.sender_id, t.conversation_id, c.version, t.created, t.events_added, t.events_changed, t.changed
+  from (
+    -- Who changed stands in both, with its version.
+    select b.page_id, b.conversation_id, max(b.sender_id) as sender_id, bool_or(b.created) as created,
+      max(b.events_added) as events_added, max(b.events_changed) as events_changed, bool_or(b.version is not null) as changed
+    from unnest(p_told || p_changed) b
+    group by b.page_id, b.conversation_id
+  ) t
+  join convsync.messenger_conversations c on c.page_id = t.page_id and c.conversation_id = t.conversation_id
+  order by t.page_id, t.sender_id;
+end
+$$;
+
+create or replace function convsync_api._ingest(p_facts jsonb, p_source text)
+returns table (
+  page_id text, sender_id text, conversation_id bigint, version bigint, created boolean, events_added integer, events_changed integer,
+  changed boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
+  v_now timestamptz := convsync_api._now();
+  v_kinds text[];
+  v_keys convsync.conversation_key[];
+  v_inserted text[];
+  v_copies convsync.fact[];
+  v_deltas convsync.conversation_delta[];
+  v_more convsync.conversation_delta[];
+  v_told convsync.conversation_fold[];
+  v_changed convsync.conversation_fold[];
+begin
+  if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
+    raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
+  end if;
+  if coalesce(cardinality(v_facts), 0) = 0 then
+    return;
+  end if;
+  v_kinds := array(select distinct f.kind from unnest(v_facts) f);
+  v_keys := convsync_api._lock_conversations(v_facts);
+  perform convsync_api._know_tables();
+  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
+    -- Somebody of these was erased between the look and the locks.
+    raise exception 'a contact was erased meanwhile, try again' using errcode = '40001';
+  end if;
+  if 'message' = any (v_kinds) then
+    select i.inserted, i.deltas into v_inserted, v_deltas
+    from convsync_api._insert_messages(v_facts, v_keys, p_source, v_now) i;
+    v_deltas := v_deltas || convsync_api._take_amendments(v_facts);
+    if cardinality(v_inserted) is distinct from (select count(*) from unnest(v_facts) f where f.kind = 'message') then
+      v_copies := convsync_api._copies(v_facts, v_inserted);
+      v_keys := convsync_api._lock_owners(v_copies, v_keys);
+      v_deltas := v_deltas || convsync_api._merge_messages(v_copies);
+    end if;
+  end if;
+  if v_kinds && '{edit,reaction,unsend}' then
+    select a.p_keys, a.deltas into v_keys, v_more from convsync_api._ingest_amendments(v_facts, v_now, v_keys) a;
+    v_deltas := v_deltas || v_more;
+  end if;
+  if 'thread' = any (v_kinds) then
+    v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
+  end if;
+  if 'dead_letter' = any (v_kinds) then
+    perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
+  end if;
+
+  v_told := convsync_api._told(v_facts, v_keys, v_deltas);
+  v_changed := convsync_api._fold(v_told, p_source, v_now);
+  if v_changed is not null then
+    perform convsync_api._record_changes(v_changed, v_now);
+  end if;
+  return query select r.* from convsync_api._touched(v_told, v_changed) r;
 end
 $$;
 

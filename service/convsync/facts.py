@@ -89,19 +89,26 @@ class Message:
     in_thread: bool = True
 
     def as_json(self) -> Json:
-        return {
+        """Without what has its default: most messages are plain, and PostgreSQL reads each key it is sent."""
+        document: Json = {
             "kind": "message",
             "page_id": self.page_id,
             "sender_id": self.sender_id,
             "message_id": self.message_id,
             "direction": self.direction,
             "at": self.at,
-            "text": self.text,
-            "event_type": self.event_type,
-            "metadata": self.metadata,
-            "observed_at": self.observed_at,
-            "in_thread": self.in_thread,
         }
+        if self.text is not None:
+            document["text"] = self.text
+        if self.event_type != "message":
+            document["event_type"] = self.event_type
+        if self.metadata:
+            document["metadata"] = self.metadata
+        if self.observed_at is not None:
+            document["observed_at"] = self.observed_at
+        if not self.in_thread:
+            document["in_thread"] = False
+        return document
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,18 +363,18 @@ def test_counts_and_last_messages_are_those_of_the_events(owner: psycopg.Connect
 # A rule of the real functions, and what it becomes: the later write wins.
 PLANTED = {
     "the time of the last copy": (
-        "_ingest_messages",
+        "_merge_messages",
         "event_timestamp = greatest(o.event_timestamp, f.at)",
         "event_timestamp = f.at",
     ),
     "the type of the last copy": ("_more_specific", 'greatest(p_a collate "C", p_b collate "C")', "p_b"),
     "the direction of the last copy": (
-        "_ingest_messages",
+        "_merge_messages",
         "direction = greatest(o.direction, f.direction)",
         "direction = f.direction",
     ),
     "the text Graph told last": (
-        "_ingest_messages",
+        "_merge_messages",
         "(f.observed_at, f.text) > (o.text_graph_at, o.text_graph)",
         "true",
     ),
@@ -399,7 +399,7 @@ PLANTED = {
         "s.at >= o.unread_count_at",
     ),
     "the last inbound message to arrive": (
-        "_ingest",
+        "_fold",
         "last_inbound_time = greatest(c.last_inbound_time, t.inbound_at)",
         "last_inbound_time = coalesce(t.inbound_at, c.last_inbound_time)",
     ),

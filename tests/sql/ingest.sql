@@ -211,7 +211,7 @@ from (values
   (8, 'at', pg_temp.message('m_31', 'x', '10:00') - 'at', 'a time'),
   (9, 'at', pg_temp.message('m_31', 'x', '10:00', '{"at": "infinity"}'), 'that is one'),
   (10, 'direction', pg_temp.message('m_31', 'x', '10:00', '{"direction": "up"}'), 'a direction'),
-  (11, 'event_type', pg_temp.message('m_31', 'x', '10:00') - 'event_type', 'a type'),
+  (11, 'event_type', pg_temp.message('m_31', 'x', '10:00', '{"event_type": ""}'), 'a type'),
   (12, 'metadata', pg_temp.message('m_31', 'x', '10:00', '{"metadata": [1]}'), 'metadata that is an object'),
   (13, 'num_edit', '{"kind": "edit", "page_id": "100", "sender_id": "2001", "message_id": "m_1", "at": "2026-03-01T10:00:00Z", "text": "x"}', 'an edit its number'),
   (14, 'text', '{"kind": "edit", "page_id": "100", "sender_id": "2001", "message_id": "m_1", "at": "2026-03-01T10:00:00Z", "num_edit": 1}', 'and its text'),
