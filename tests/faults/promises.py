@@ -103,14 +103,17 @@ class Running(Processes):
     service: Process
     address: str
 
-    async def load(self, *, rate: float | None, people: int, seconds: float, connections: int = 128) -> Load:
+    async def load(
+        self, *, rate: float | None, people: int, seconds: float, seed: str = "load", connections: int = 128
+    ) -> Load:
+        """Begin a load of `rate` deliveries a second, or of as many as are taken; `seconds` at the most."""
         where = urlsplit(self.address)
-        log = self._directory / "answers"
+        log = self._directory / f"answers to {seed}"
         order = {
             "host": where.hostname,
             "port": where.port,
             "secret": APP_SECRET,
-            "seed": "faults",
+            "seed": seed,
             "people": people,
             "connections": connections,
             "rate": rate,
