@@ -8,6 +8,7 @@ import hmac
 import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from convsync.facts import Fact, Message, Thread
 
@@ -46,8 +47,17 @@ def text(rng: random.Random) -> str:
     return " ".join(rng.choices(_WORDS, k=rng.randint(3, 16)))
 
 
-def deliveries(secret: str, seed: str, host: str) -> Iterator[bytes]:
-    """Signed HTTP requests without end: one new message each, of 500 people on 5 Pages."""
+class Delivery(NamedTuple):
+    """One message as Meta delivers it: a signed HTTP request."""
+
+    message_id: str
+    page_id: str
+    sender_id: str
+    request: bytes
+
+
+def deliveries(secret: str, seed: str, host: str, people: int = PEOPLE) -> Iterator[Delivery]:
+    """Deliveries without end: one new message each, of so many people on 5 Pages."""
     rng = random.Random(seed)  # noqa: S311 - data, no secret
     texts = [text(rng) for _ in range(200)]
     key = secret.encode()
@@ -55,18 +65,21 @@ def deliveries(secret: str, seed: str, host: str) -> Iterator[bytes]:
     number = 0
     while True:
         number += 1
-        person = rng.randrange(PEOPLE)
+        person = rng.randrange(people)
         page = PAGES[person % len(PAGES)]
+        sender = str(7_000_000_000_000_000 + person)
+        mid = message_id(seed, number)
         body = (
             f'{{"object":"page","entry":[{{"id":"{page}","time":{at + number},"messaging":[{{"sender":{{"id":'
-            f'"{7_000_000_000_000_000 + person}"}},"recipient":{{"id":"{page}"}},"timestamp":{at + number},'
-            f'"message":{{"mid":"{message_id(seed, number)}","text":"{rng.choice(texts)}"}}}}]}}]}}'
+            f'"{sender}"}},"recipient":{{"id":"{page}"}},"timestamp":{at + number},'
+            f'"message":{{"mid":"{mid}","text":"{rng.choice(texts)}"}}}}]}}]}}'
         ).encode()
         signature = hmac.digest(key, body, "sha256").hex()
-        yield (
+        request = (
             f"POST /api/webhook HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
             f"X-Hub-Signature-256: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
+        yield Delivery(mid, page, sender, request)
 
 
 def history(page_id: str, seed: str, batch: int) -> list[Fact]:

@@ -53,6 +53,11 @@ class Process:
                     return text.removeprefix(beginning).strip()
         raise AssertionError(f"it ended without saying {beginning!r}:\n{self.errors()}")
 
+    def tell(self, line: bytes) -> None:
+        """Write to its stdin, which stays open."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+
     async def wait(self) -> int:
         async with asyncio.timeout(_LIMIT):
             return await self._process.wait()
@@ -71,23 +76,25 @@ class Process:
         await self.wait()
 
 
-class Commands:
-    """Starts commands that belong to one database and one simulator."""
+class Processes:
+    """Starts `convsync` commands that share an environment, and ends them."""
 
-    def __init__(self, world: World, directory: Path, environment: Mapping[str, str]) -> None:
-        self.world = world
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self._directory = directory
         self._started: list[Process] = []
 
     async def start(self, *arguments: str, **environment: str | None) -> Process:
         """Start `convsync ARGUMENTS`; `environment` changes what it is told, None takes a name away."""
+        return await self.program(CONVSYNC, *arguments, **environment)
+
+    async def program(self, *command: str, **environment: str | None) -> Process:
+        """Start any other program in the same way."""
         told = {**self.environment, **environment}
         log = self._directory / f"stderr-{len(self._started)}"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
-                CONVSYNC,
-                *arguments,
+                *command,
                 env={name: value for name, value in told.items() if value is not None},
                 cwd=self._directory,  # no .env of the developer's
                 stdin=asyncio.subprocess.PIPE,
@@ -106,11 +113,26 @@ class Commands:
         code, out = await process.output(told)
         return code, out.decode(), process.errors()
 
-    async def sync(self, *arguments: str) -> Process:
-        return await self.start("sync", self.world.page_id, "--json", *arguments)
-
     async def serve(self) -> Process:
         return await self.start("serve", "--port", "0", "--no-migrate")
+
+    async def end(self) -> None:
+        for process in self._started:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.signal(signal.SIGCONT)
+                await process.kill()
+
+
+class Commands(Processes):
+    """Those that belong to one database and one simulator."""
+
+    def __init__(self, world: World, directory: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(directory, environment)
+        self.world = world
+
+    async def sync(self, *arguments: str) -> Process:
+        return await self.start("sync", self.world.page_id, "--json", *arguments)
 
     async def verify(self) -> dict[str, Any]:
         """The report of `convsync verify`, which has to be clean for it to exit 0."""
@@ -120,12 +142,10 @@ class Commands:
         assert code == 0, (report, process.errors())
         return report
 
-    async def end(self) -> None:
-        for process in self._started:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.signal(signal.SIGCONT)
-                await process.kill()
+
+def inherited() -> dict[str, str]:
+    """Our environment without the settings of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CONVSYNC_")}
 
 
 @asynccontextmanager
@@ -136,9 +156,8 @@ async def commands(world: World, directory: Path, **more: str) -> AsyncIterator[
     await world.store.add_page(
         page_id=page.page_id, token_sealed=box.seal(page.page_id, page.token), token_key_id=box.key_id
     )
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONVSYNC_")}
     environment = {
-        **inherited,
+        **inherited(),
         "CONVSYNC_DATABASE_URL": world.database.service_url,
         "CONVSYNC_MIGRATE_DATABASE_URL": world.database.owner_url,
         "CONVSYNC_DATA_DIR": str(directory / "data"),

@@ -6,11 +6,7 @@ These tests have a server of their own, a durable one: so readiness can be whole
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -37,40 +33,29 @@ from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from convsync.database.embedded import EmbeddedPostgres
-from convsync.database.installer import migrate
 from convsync.settings import Settings
 from convsync.simulator import Simulator
 from convsync.web import sse
 from convsync.web.app import create_app
-
-LOGIN = "away_login"
+from own_server import LOGIN, install, own_server
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    directory = Path(tempfile.mkdtemp(prefix="convsync-test-", dir="/tmp"))
-    if os.geteuid() == 0:
-        directory.chmod(0o711)  # PostgreSQL then runs as another user, who has to pass
-    try:
-        with EmbeddedPostgres(directory / "data") as server:
-            yield server
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def own() -> Iterator[EmbeddedPostgres]:
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture
-async def away(own_server: EmbeddedPostgres) -> AsyncIterator[EmbeddedPostgres]:
+async def away(own: EmbeddedPostgres) -> AsyncIterator[EmbeddedPostgres]:
     """The running server with an empty, migrated database."""
-    await asyncio.to_thread(own_server.start)
-    with psycopg.connect(own_server.url("postgres", "postgres"), autocommit=True) as connection:
+    await asyncio.to_thread(own.start)
+    with psycopg.connect(own.url("postgres", "postgres"), autocommit=True) as connection:
         connection.execute("drop database if exists convsync with (force)")
         connection.execute("create database convsync owner convsync_owner")
-    await migrate(own_server.owner_url)
-    with psycopg.connect(own_server.url("postgres", "postgres"), autocommit=True) as connection:
-        if connection.execute("select from pg_roles where rolname = %s", [LOGIN]).fetchone() is None:
-            connection.execute(f"create role {LOGIN} login in role convsync_service")
-    yield own_server
-    await asyncio.to_thread(own_server.start)
+    await install(own)
+    yield own
+    await asyncio.to_thread(own.start)
 
 
 def owner_of(server: EmbeddedPostgres) -> Owner:

@@ -123,7 +123,8 @@ async def soon(_: float) -> None:
 
 @contextlib.asynccontextmanager
 async def running(database: Database, **options: Any) -> AsyncIterator[GroupCommit]:
-    options = {"sleep": soon, "rng": seeded(1), **options}
+    # Nothing is overtaken, however slow the machine is, but where a test is about that.
+    options = {"sleep": soon, "rng": seeded(1), "overtake_after": 60.0, **options}
     commit = GroupCommit(database.ingest, is_poison=is_poison, is_transient=is_transient, **options)
     async with asyncio.TaskGroup() as group:
         group.create_task(commit.run())
@@ -539,6 +540,122 @@ async def test_those_of_known_locked_conversations_let_the_others_of_a_batch_pas
         assert len(database.stored) == 32
 
 
+class Waiting(Database):
+    """As PostgreSQL has it: a call waits for the locked conversation until `times_out`, then 55P03."""
+
+    def __init__(self, *held: str) -> None:
+        super().__init__()
+        self.held = set(held)
+        self.waits = asyncio.Event()
+        self.times_out = asyncio.Event()
+
+    async def ingest(self, facts: Sequence[Fact]) -> None:
+        names = [name(one) for one in facts]
+        if not any(one.split("-")[0] in self.held for one in names):
+            await super().ingest(facts)
+            return
+        self.calls.append(names)
+        self.waits.set()
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.times_out.wait()
+        finally:
+            self.at_once -= 1
+        raise Failure("55P03")
+
+
+async def test_a_call_that_waits_for_a_lock_is_overtaken_and_holds_back_what_it_may_have_locked() -> None:
+    database = Waiting("stuck")
+    async with running(database, overtake_after=0.01, sleep=asyncio.sleep) as commit:
+        first = [
+            asyncio.ensure_future(commit.submit(delivery("stuck-1", person="stuck"))),
+            asyncio.ensure_future(commit.submit(delivery("mate-1", person="mate"))),
+        ]
+        await database.waits.wait()
+        await commit.submit(delivery("free-1", person="free"))
+        second = [
+            asyncio.ensure_future(commit.submit(delivery("stuck-2", person="stuck"))),
+            asyncio.ensure_future(commit.submit(delivery("mate-2", person="mate"))),
+        ]
+        for number in range(2, 20):
+            await commit.submit(delivery(f"free-{number}", person="free"))
+        assert not any(task.done() for task in first + second)
+        assert database.calls[0] == ["stuck-1", "mate-1"]
+        assert {call[0].split("-")[0] for call in database.calls[1:]} == {"free"}
+
+        database.times_out.set()
+        assert await together(first[1], second[1]) == [None, None]
+        assert not first[0].done()
+        database.held.clear()
+        assert await together(first[0], second[0]) == [None, None]
+        assert set(database.stored.values()) == {1}
+        assert len(database.stored) == 4 + 19
+
+
+async def test_no_more_calls_wait_for_locks_than_are_allowed() -> None:
+    database = Waiting("one", "two", "three")
+    async with running(database, overtake_after=0.01, main_calls=2) as commit:
+        tasks = []
+        for person in ("one", "two", "three"):
+            database.waits.clear()
+            tasks.append(asyncio.ensure_future(commit.submit(delivery(f"{person}-1", person=person))))
+            if person != "three":
+                await database.waits.wait()
+        await asyncio.sleep(0.05)
+        assert database.most_at_once == 2
+        assert len(database.calls) == 2
+        database.held.clear()
+        database.times_out.set()
+        assert await together(*tasks) == [None] * 3
+
+
+async def test_what_a_slow_call_held_back_follows_it_in_one_call() -> None:
+    database = Database()
+    async with running(database, overtake_after=0.01) as commit, asyncio.TaskGroup() as group:
+        await hold(database, commit, group)
+        database.entered.clear()
+        other = group.create_task(commit.submit(delivery("other", person="other")))
+        await database.entered.wait()
+        for number in range(20):
+            group.create_task(commit.submit(delivery(f"m{number}")))
+        await asyncio.sleep(0.05)
+        assert [len(call) for call in database.calls] == [1, 1]
+        database.gate.set()
+        await other
+    assert [len(call) for call in database.calls] == [1, 1, 20]
+
+
+async def test_several_deliveries_of_a_locked_conversation_do_not_hold_up_the_others_of_their_batch() -> None:
+    database = Waiting("stuck")
+    async with running(database, side_lanes=2, sleep=asyncio.sleep) as commit:
+        submits = [commit.submit(delivery(f"stuck-{number}", person="stuck")) for number in range(5)]
+        stuck = [asyncio.ensure_future(submit) for submit in submits]
+        free = asyncio.ensure_future(commit.submit(delivery("free-1", person="free")))
+        await database.waits.wait()
+        database.times_out.set()
+        await asyncio.sleep(0)
+        database.times_out.clear()  # the next ones wait
+        await free
+        assert not any(task.done() for task in stuck)
+        database.held.clear()
+        database.times_out.set()
+        assert await together(*stuck) == [None] * 5
+
+
+async def test_close_refuses_what_is_held_back() -> None:
+    database = Waiting("stuck")
+    async with running(database, overtake_after=0.01) as commit:
+        waiting = [asyncio.ensure_future(commit.submit(delivery("stuck-1", person="stuck")))]
+        await database.waits.wait()
+        await commit.submit(delivery("free-1", person="free"))
+        waiting.append(asyncio.ensure_future(commit.submit(delivery("stuck-2", person="stuck"))))
+        await commit.submit(delivery("free-2", person="free"))
+        await commit.close(0.02)
+        results = await together(*waiting)
+        assert [type(result) for result in results] == [Unavailable] * 2
+
+
 async def test_poison_beside_a_locked_conversation_is_still_found() -> None:
     database = Database()
     held = {"stuck-1"}
@@ -677,7 +794,8 @@ async def test_under_any_mixture_of_failures_an_acknowledged_delivery_is_stored(
             raise Failure(chance.choice([*TRANSIENT_STATES, "XX000"]))
 
     database.rule = rule
-    async with running(database, max_batch=20, max_waiting=300, patience=2) as commit:
+    options = {"overtake_after": chance.choice([0.0, 60.0]), "main_calls": 1 + seed % 3}
+    async with running(database, max_batch=20, max_waiting=300, patience=2, **options) as commit:
         deliveries = [
             delivery(
                 *(

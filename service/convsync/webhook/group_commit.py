@@ -9,9 +9,11 @@ What goes wrong, and who pays for it:
   dead letter; everything else commits.
 - Transient (a deadlock, the database away): the same call again with full jitter, a bounded number of
   times and within the patience of those who wait; then `Unavailable` for that batch.
-- A conversation locked by somebody else's session (55P03): the deliveries of that batch go on one by one
-  beside the main lane, which takes the next batch at once. Those of the locked conversation keep
-  trying; and until it is free, what comes for it stays out of the main lane.
+- A conversation locked by somebody else's session: nobody can tell which one it is before the call has
+  waited a second for it (55P03). So a call that takes long is overtaken by the next batch, and what comes
+  for its conversations is held back until they are settled. After 55P03 the deliveries of that batch go on
+  one by one beside the main lane. Those of the locked conversation keep trying; and until one of them has
+  passed, what comes for it stays out of the main lane.
 - Cancelled by a timeout (57014): halved, since the same size would be cancelled again.
 - Anything else (a defect): halved as well, so that one delivery cannot hold up the others for ever; only
   as often as it takes to find a single culprit, because what fails everywhere is nobody's fault.
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -56,7 +58,7 @@ CANCELLED = "57014"
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _ATTEMPTS = 8
-_STUCK_FOR = 10.0
+_STUCK_FOR = 600.0
 _PRUNE_ABOVE = 64
 
 _log = structlog.get_logger(__name__)
@@ -86,7 +88,8 @@ class GroupCommit:
     `ingest` commits all the facts of one call or none. `max_waiting` bounds the facts accepted and not yet
     settled, wherever they are; no Page may hold more than half of it. (A delivery larger than its bound
     is taken if nothing else is held against it.) `max_batch` bounds the facts of one call; a delivery is
-    never divided between calls unless it has to be. Seconds everywhere, on the event loop's clock.
+    never divided between calls unless it has to be. A call that takes longer than `overtake_after` is
+    overtaken, with no more than `main_calls` under way. Seconds everywhere, on the event loop's clock.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class GroupCommit:
         max_batch: int = 2_500,
         patience: float = 4.0,
         call_timeout: float = 15.0,
+        overtake_after: float = 0.1,
+        main_calls: int = 3,
         side_lanes: int = 2,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -112,13 +117,19 @@ class GroupCommit:
         self._max_batch = max_batch
         self._patience = patience
         self._call_timeout = call_timeout
+        self._overtake_after = overtake_after
+        self._main_calls = asyncio.Semaphore(main_calls)
         self._side_lanes = side_lanes
         self._random = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._sleep = sleep
 
         self._suspects: deque[Entry] = deque()  # from a batch that met a locked conversation
         self._stuck: deque[Entry] = deque()  # of a conversation known to be locked
-        self._stuck_keys: dict[Key, float] = {}  # until when it is taken to be locked
+        # Until when it is taken to be locked. One that passes ends that sooner: the time only bounds memory.
+        self._stuck_keys: dict[Key, float] = {}
+        self._doubted: dict[Entry, set[Key]] = {}  # under way, and may be what a lock holds up
+        self._doubts: Counter[Key] = Counter()  # how many of those a conversation has
+        self._held: dict[Key, list[Entry]] = {}  # until nobody doubts the conversation any more
 
         self._work = asyncio.Event()
         self._side_work = asyncio.Condition()
@@ -207,6 +218,7 @@ class GroupCommit:
 
     def _settle(self, entry: Entry, refusal: RefusedError | None = None) -> None:
         """Answer the submitter. Once only; later calls do nothing."""
+        self._trust(entry)
         if not self._room.settle(entry, refusal):
             return
         if refusal is None:
@@ -221,6 +233,7 @@ class GroupCommit:
 
     def _refuse_all(self) -> None:
         self._closing = True
+        self._held.clear()
         self._refuse(self._room.clear(), "the service is stopping")
         self._suspects.clear()
         self._stuck.clear()
@@ -228,13 +241,22 @@ class GroupCommit:
     # The main lane: batches.
 
     async def _main_lane(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while self._room:
-                batch = await self._collect()
-                if batch:
-                    await self._guarded(batch, self._commit(batch, [len(batch).bit_length() + 1]))
+        async with asyncio.TaskGroup() as calls:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while self._room:
+                    await self._main_calls.acquire()
+                    batch = await self._collect()
+                    if not batch:
+                        self._main_calls.release()
+                        continue
+                    work = self._commit(batch, [len(batch).bit_length() + 1])
+                    call = calls.create_task(self._guarded(batch, work))
+                    call.add_done_callback(lambda _: self._main_calls.release())
+                    await asyncio.wait((call,), timeout=self._overtake_after)
+                    if not call.done():
+                        self._doubt(batch)
 
     async def _guarded(self, entries: Sequence[Entry], work: Awaitable[None]) -> None:
         """A defect in here must cost one batch, not the lane."""
@@ -257,7 +279,7 @@ class GroupCommit:
             if self._stuck_keys and self._is_stuck(entry, now):
                 aside.append(entry)
                 return True
-            return False
+            return bool(self._doubts) and self._hold_back(entry)
 
         batch = self._room.take(self._max_batch, unwanted)
         if aside:
@@ -279,7 +301,7 @@ class GroupCommit:
             if _sqlstate(error) == LOCKED:
                 self.isolated += 1
                 _log.warning("group_commit.locked", deliveries=len(entries))
-                await self._put_aside(self._suspects, entries)
+                await self._isolate(entries)
                 return
             if not self._divisible(error):
                 _log.error("group_commit.failed", error=type(error).__name__, sqlstate=_sqlstate(error))
@@ -308,7 +330,7 @@ class GroupCommit:
             self._settle(entry, unavailable)
         except Exception as error:
             if _sqlstate(error) == LOCKED:
-                await self._put_aside(self._suspects, [entry])  # what is committed by then may repeat
+                await self._isolate([entry])  # what is committed by then may repeat
                 return
             _log.error("group_commit.failed", error=type(error).__name__, sqlstate=_sqlstate(error))
             self._refuse([entry])
@@ -369,6 +391,44 @@ class GroupCommit:
     def _pause(self, attempt: int) -> float:
         """Full jitter: a random part of a bound that doubles."""
         return self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
+
+    # What may be locked: nobody knows yet.
+
+    def _doubt(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if not entry.outcome.done() and entry not in self._doubted:
+                self._doubted[entry] = entry.conversations()
+                self._doubts.update(self._doubted[entry])
+
+    def _trust(self, entry: Entry) -> None:
+        """It is settled: what was held back for its conversations goes on."""
+        for key in self._doubted.pop(entry, ()):
+            self._doubts[key] -= 1
+            if not self._doubts[key]:
+                del self._doubts[key]
+                for held in self._held.pop(key, ()):
+                    self._room.put_back(held)
+                    self._work.set()
+
+    def _hold_back(self, entry: Entry) -> bool:
+        key = next((key for key in entry.conversations() if key in self._doubts), None)
+        if key is None:
+            return False
+        self._held.setdefault(key, []).append(entry)
+        return True
+
+    async def _isolate(self, entries: Sequence[Entry]) -> None:
+        """Let them go on one by one, of each conversation one first: no two lanes shall wait for one lock."""
+        self._doubt(entries)
+        firsts: list[Entry] = []
+        others: list[Entry] = []
+        seen: set[Key] = set()
+        for entry in entries:
+            keys = entry.conversations()
+            (others if keys & seen else firsts).append(entry)
+            seen |= keys
+        await self._put_aside(self._suspects, firsts)
+        await self._put_aside(self._stuck, others)
 
     # The side lanes: one delivery at a time, around locked conversations.
 

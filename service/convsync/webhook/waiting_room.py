@@ -80,8 +80,15 @@ class WaitingRoom:
         self._held.update(weights)
         self.held += len(facts)
         self.empty.clear()
-        self._queues.setdefault(max(weights, key=weights.__getitem__), deque()).append(entry)
+        self._queue(entry).append(entry)
         return entry
+
+    def put_back(self, entry: Entry) -> None:
+        """One that was taken and is not settled queues again, as the first of its Page."""
+        self._queue(entry).appendleft(entry)
+
+    def _queue(self, entry: Entry) -> deque[Entry]:
+        return self._queues.setdefault(max(entry.weights, key=entry.weights.__getitem__), deque())
 
     def take(self, max_facts: int, unwanted: Callable[[Entry], bool]) -> list[Entry]:
         """The next batch: one delivery of each Page in turn, until it is full.

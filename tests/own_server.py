@@ -1,0 +1,38 @@
+"""A durable server of a test's own, for those who stop or kill it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from convsync.database.embedded import EmbeddedPostgres
+from convsync.database.installer import migrate
+
+LOGIN = "own_server_login"
+
+
+@contextmanager
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """Started, and empty; stopped and removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="convsync-test-", dir="/tmp"))
+    if os.geteuid() == 0:
+        directory.chmod(0o711)  # PostgreSQL then runs as another user, who has to pass
+    try:
+        with EmbeddedPostgres(directory / "data") as server:
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def install(server: EmbeddedPostgres) -> None:
+    """Everything convsync needs in its database, and a login for the service."""
+    await migrate(server.owner_url)
+    with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as connection:
+        if connection.execute("select from pg_roles where rolname = %s", [LOGIN]).fetchone() is None:
+            connection.execute(f"create role {LOGIN} login in role convsync_service")
