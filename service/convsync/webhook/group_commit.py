@@ -1,7 +1,10 @@
 """Group commit: every delivery waiting now goes to the database in one call.
 
-While one call is in the database the next batch collects; no timer delays a lone delivery. `submit`
-returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets its 200.
+While one call is in the database the next batch collects; no timer delays a lone delivery. A batch that has
+become as large as the one under way does not wait for it: under load the database always finds the next one
+ready. Calls that are under way at once have no conversation in common, so that none waits for another's
+locks. `submit` returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets
+its 200.
 
 What goes wrong, and who pays for it:
 
@@ -10,8 +13,7 @@ What goes wrong, and who pays for it:
 - Transient (a deadlock, the database away): the same call again with full jitter, a bounded number of
   times and within the patience of those who wait; then `Unavailable` for that batch.
 - A conversation locked by somebody else's session: nobody can tell which one it is before the call has
-  waited a second for it (55P03). So a call that takes long is overtaken by the next batch, and what comes
-  for its conversations is held back until they are settled. After 55P03 the deliveries of that batch go on
+  waited a second for it (55P03). So a call that takes long is overtaken by the next batches. After 55P03 the deliveries of that batch go on
   one by one beside the main lane. Those of the locked conversation keep trying; and until one of them has
   passed, what comes for it stays out of the main lane.
 - Cancelled by a timeout (57014): halved, since the same size would be cancelled again.
@@ -27,6 +29,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
@@ -62,6 +65,14 @@ _STUCK_FOR = 600.0
 _PRUNE_ABOVE = 64
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A batch that is in the database."""
+
+    facts: int
+    overtaken: bool = False
 
 
 class Submitted(Protocol):
@@ -118,7 +129,7 @@ class GroupCommit:
         self._patience = patience
         self._call_timeout = call_timeout
         self._overtake_after = overtake_after
-        self._main_calls = asyncio.Semaphore(main_calls)
+        self._main_calls = main_calls
         self._side_lanes = side_lanes
         self._random = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._sleep = sleep
@@ -127,9 +138,13 @@ class GroupCommit:
         self._stuck: deque[Entry] = deque()  # of a conversation known to be locked
         # Until when it is taken to be locked. One that passes ends that sooner: the time only bounds memory.
         self._stuck_keys: dict[Key, float] = {}
-        self._doubted: dict[Entry, set[Key]] = {}  # under way, and may be what a lock holds up
-        self._doubts: Counter[Key] = Counter()  # how many of those a conversation has
-        self._held: dict[Key, list[Entry]] = {}  # until nobody doubts the conversation any more
+        self._under_way: dict[Entry, set[Key]] = {}  # what went into a call and is not settled
+        self._occupied: Counter[Key] = Counter()  # how many of those a conversation has
+        self._held: dict[Key, list[Entry]] = {}  # until nothing of the conversation is under way
+
+        self._calls: set[_Call] = set()
+        self._patient: deque[Entry] = deque()  # in the order of their deadlines
+        self._patience_ends: asyncio.TimerHandle | None = None
 
         self._work = asyncio.Event()
         self._side_work = asyncio.Condition()
@@ -172,16 +187,27 @@ class GroupCommit:
         except QueueFull:
             self.refused_full += 1
             raise
+        self._patient.append(entry)
+        if self._patience_ends is None:
+            self._patience_ends = loop.call_at(entry.deadline, self._lose_patience)
         self._work.set()
-
-        done, _ = await asyncio.wait((entry.outcome,), timeout=self._patience)
-        if not done:
-            entry.abandoned = True
-            self.refused_late += 1
-            raise TookTooLong(f"not committed within {self._patience:g} s")
-        refusal = entry.outcome.result()
+        refusal = await entry.outcome
         if refusal is not None:
             raise refusal
+
+    def _lose_patience(self) -> None:
+        """Tell those who have waited too long. One timer serves all: patience is the same for everybody."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._patient and (self._patient[0].outcome.done() or self._patient[0].deadline <= now):
+            entry = self._patient.popleft()
+            if not entry.outcome.done():
+                entry.abandoned = True
+                self.refused_late += 1
+                entry.outcome.set_result(TookTooLong(f"not committed within {self._patience:g} s"))
+        self._patience_ends = (
+            loop.call_at(self._patient[0].deadline, self._lose_patience) if self._patient else None
+        )
 
     async def run(self) -> None:
         """Commit what is submitted, until `close`. To be run once, in a task of the application."""
@@ -199,6 +225,8 @@ class GroupCommit:
                     lane.cancel()
         finally:
             self._refuse_all()
+            if self._patience_ends is not None:
+                self._patience_ends.cancel()
             self._ended.set()
 
     async def close(self, drain: float) -> None:
@@ -218,7 +246,7 @@ class GroupCommit:
 
     def _settle(self, entry: Entry, refusal: RefusedError | None = None) -> None:
         """Answer the submitter. Once only; later calls do nothing."""
-        self._trust(entry)
+        self._free(entry)
         if not self._room.settle(entry, refusal):
             return
         if refusal is None:
@@ -245,18 +273,35 @@ class GroupCommit:
             while True:
                 await self._work.wait()
                 self._work.clear()
-                while self._room:
-                    await self._main_calls.acquire()
+                while self._room and self._may_call():
                     batch = await self._collect()
-                    if not batch:
-                        self._main_calls.release()
-                        continue
-                    work = self._commit(batch, [len(batch).bit_length() + 1])
-                    call = calls.create_task(self._guarded(batch, work))
-                    call.add_done_callback(lambda _: self._main_calls.release())
-                    await asyncio.wait((call,), timeout=self._overtake_after)
-                    if not call.done():
-                        self._doubt(batch)
+                    if batch:
+                        self._begin(calls, batch)
+
+    def _may_call(self) -> bool:
+        if len(self._calls) >= self._main_calls:
+            return False
+        ahead = [call.facts for call in self._calls if not call.overtaken]
+        return not ahead or (len(ahead) == 1 and self._room.queued >= ahead[0])
+
+    def _begin(self, calls: asyncio.TaskGroup, batch: Sequence[Entry]) -> None:
+        call = _Call(sum(len(entry.facts) for entry in batch))
+
+        def overtake() -> None:
+            call.overtaken = True
+            self._work.set()
+
+        def end(_task: asyncio.Task[None]) -> None:
+            timer.cancel()
+            self._calls.discard(call)
+            self._work.set()
+
+        self._calls.add(call)
+        for entry in batch:
+            self._occupy(entry)
+        timer = asyncio.get_running_loop().call_later(self._overtake_after, overtake)
+        work = self._commit(batch, [len(batch).bit_length() + 1])
+        calls.create_task(self._guarded(batch, work)).add_done_callback(end)
 
     async def _guarded(self, entries: Sequence[Entry], work: Awaitable[None]) -> None:
         """A defect in here must cost one batch, not the lane."""
@@ -279,7 +324,7 @@ class GroupCommit:
             if self._stuck_keys and self._is_stuck(entry, now):
                 aside.append(entry)
                 return True
-            return bool(self._doubts) and self._hold_back(entry)
+            return bool(self._occupied) and self._hold_back(entry)
 
         batch = self._room.take(self._max_batch, unwanted)
         if aside:
@@ -392,26 +437,24 @@ class GroupCommit:
         """Full jitter: a random part of a bound that doubles."""
         return self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
 
-    # What may be locked: nobody knows yet.
+    # What is under way: of one conversation, one thing at a time.
 
-    def _doubt(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            if not entry.outcome.done() and entry not in self._doubted:
-                self._doubted[entry] = entry.conversations()
-                self._doubts.update(self._doubted[entry])
+    def _occupy(self, entry: Entry) -> None:
+        self._under_way[entry] = entry.conversations()
+        self._occupied.update(self._under_way[entry])
 
-    def _trust(self, entry: Entry) -> None:
+    def _free(self, entry: Entry) -> None:
         """It is settled: what was held back for its conversations goes on."""
-        for key in self._doubted.pop(entry, ()):
-            self._doubts[key] -= 1
-            if not self._doubts[key]:
-                del self._doubts[key]
-                for held in self._held.pop(key, ()):
+        for key in self._under_way.pop(entry, ()):
+            self._occupied[key] -= 1
+            if not self._occupied[key]:
+                del self._occupied[key]
+                for held in reversed(self._held.pop(key, [])):
                     self._room.put_back(held)
                     self._work.set()
 
     def _hold_back(self, entry: Entry) -> bool:
-        key = next((key for key in entry.conversations() if key in self._doubts), None)
+        key = next((key for key in entry.conversations() if key in self._occupied), None)
         if key is None:
             return False
         self._held.setdefault(key, []).append(entry)
@@ -419,7 +462,6 @@ class GroupCommit:
 
     async def _isolate(self, entries: Sequence[Entry]) -> None:
         """Let them go on one by one, of each conversation one first: no two lanes shall wait for one lock."""
-        self._doubt(entries)
         firsts: list[Entry] = []
         others: list[Entry] = []
         seen: set[Key] = set()

@@ -30,7 +30,8 @@ class Unavailable(RefusedError):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One delivery on its way. `outcome` resolves to None after the commit, else to the refusal.
+    """One delivery on its way. `outcome` resolves to None after the commit, else to the refusal; it is
+    cancelled if its submitter is.
 
     `abandoned`: its submitter has already been told that it took too long.
     """
@@ -59,6 +60,7 @@ class WaitingRoom:
         self._open: set[Entry] = set()
         self._held: Counter[str] = Counter()
         self.held = 0
+        self.queued = 0
         self.empty = asyncio.Event()
         self.empty.set()
 
@@ -81,11 +83,17 @@ class WaitingRoom:
         self.held += len(facts)
         self.empty.clear()
         self._queue(entry).append(entry)
+        self.queued += len(facts)
         return entry
+
+    def is_open(self, entry: Entry) -> bool:
+        """Whether it is not settled yet."""
+        return entry in self._open
 
     def put_back(self, entry: Entry) -> None:
         """One that was taken and is not settled queues again, as the first of its Page."""
         self._queue(entry).appendleft(entry)
+        self.queued += len(entry.facts)
 
     def _queue(self, entry: Entry) -> deque[Entry]:
         return self._queues.setdefault(max(entry.weights, key=entry.weights.__getitem__), deque())
@@ -103,6 +111,7 @@ class WaitingRoom:
             if batch and size + len(entry.facts) > max_facts:
                 break  # this Page stays first, so the next batch begins with it
             queue.popleft()
+            self.queued -= len(entry.facts)
             if queue:
                 self._queues.move_to_end(page)
             else:
@@ -122,7 +131,8 @@ class WaitingRoom:
             if not self._held[page]:
                 del self._held[page]
         self.held -= len(entry.facts)
-        entry.outcome.set_result(refusal)
+        if not entry.outcome.done():  # cancelled, or told that it took too long
+            entry.outcome.set_result(refusal)
         if not self._open:
             self.empty.set()
         return True
@@ -130,6 +140,7 @@ class WaitingRoom:
     def clear(self) -> list[Entry]:
         """Let nothing queue any more; answers everything that is not settled."""
         self._queues.clear()
+        self.queued = 0
         return list(self._open)
 
 
