@@ -196,19 +196,18 @@ async def test_all_that_waits_while_calls_run_goes_out_in_one() -> None:
 
 async def test_a_batch_smaller_than_the_one_under_way_waits_for_it() -> None:
     database = Database()
-    async with running(database) as commit:
-        async with asyncio.TaskGroup() as group:
-            database.gate.clear()
-            group.create_task(commit.submit(delivery("a", "b", "c", person="first")))
-            await database.entered.wait()
-            for number in range(2):
-                group.create_task(commit.submit(delivery(f"m{number}", person=str(number))))
-            await asyncio.sleep(0.01)
-            assert len(database.calls) == 1
-            group.create_task(commit.submit(delivery("m2", person="2")))
-            await asyncio.sleep(0.01)
-            assert [len(call) for call in database.calls] == [3, 3]
-            database.gate.set()
+    async with running(database) as commit, asyncio.TaskGroup() as group:
+        database.gate.clear()
+        group.create_task(commit.submit(delivery("a", "b", "c", person="first")))
+        await database.entered.wait()
+        for number in range(2):
+            group.create_task(commit.submit(delivery(f"m{number}", person=str(number))))
+        await asyncio.sleep(0.01)
+        assert len(database.calls) == 1
+        group.create_task(commit.submit(delivery("m2", person="2")))
+        await asyncio.sleep(0.01)
+        assert [len(call) for call in database.calls] == [3, 3]
+        database.gate.set()
 
 
 async def test_of_one_conversation_there_is_one_call_at_a_time() -> None:

@@ -13,9 +13,9 @@ What goes wrong, and who pays for it:
 - Transient (a deadlock, the database away): the same call again with full jitter, a bounded number of
   times and within the patience of those who wait; then `Unavailable` for that batch.
 - A conversation locked by somebody else's session: nobody can tell which one it is before the call has
-  waited a second for it (55P03). So a call that takes long is overtaken by the next batches. After 55P03 the deliveries of that batch go on
-  one by one beside the main lane. Those of the locked conversation keep trying; and until one of them has
-  passed, what comes for it stays out of the main lane.
+  waited a second for it (55P03). So a call that takes long is overtaken by the next batches. After 55P03
+  the deliveries of that batch go on one by one beside the main lane. Those of the locked conversation keep
+  trying; and until one of them has passed, what comes for it stays out of the main lane.
 - Cancelled by a timeout (57014): halved, since the same size would be cancelled again.
 - Anything else (a defect): halved as well, so that one delivery cannot hold up the others for ever; only
   as often as it takes to find a single culprit, because what fails everywhere is nobody's fault.
