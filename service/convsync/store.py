@@ -699,7 +699,14 @@ class Store:
 
     async def metrics(self) -> Metrics:
         """Open dead letters, and the lag of the change feed and of each of its consumers."""
-        return Metrics(**await self._value("select convsync_api.metrics()"))
+        found: Json = await self._value("select convsync_api.metrics()")
+        # By name: while releases change, the database may be a newer one that tells more.
+        return Metrics(
+            dead_letters=found["dead_letters"],
+            held_back=found["held_back"],
+            held_seconds=found["held_seconds"],
+            consumers=found["consumers"],
+        )
 
     def pool_stats(self) -> Mapping[str, int]:
         """What the pool counts; psycopg_pool's own names."""
