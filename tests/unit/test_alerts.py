@@ -285,7 +285,11 @@ async def test_the_url_is_shown_nowhere_whatever_becomes_of_it() -> None:
         assert request.path == f"/{SECRET}"
         return web.Response(status=302, headers={"Location": "/elsewhere"}, text=str(request.url))
 
+    async def elsewhere(_request: web.Request) -> web.Response:
+        return web.Response()  # it would take the notice; but only the operator says where alerts go
+
     app = web.Application()
+    app.router.add_get("/elsewhere", elsewhere)
     app.router.add_post("/{token}", refuse)
     with capture_logs() as logs:
         async with TestServer(app) as server:

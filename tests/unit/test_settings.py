@@ -32,6 +32,7 @@ NO_ALERT_URLS = (
     f"https:///{SECRET}",
     f"https://[{SECRET}/x",
     f"https://hooks.example:{SECRET}/x",
+    f"https://{SECRET}\u2100.example/x",  # the standard library's complaint quotes it
 )
 
 
