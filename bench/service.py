@@ -29,6 +29,9 @@ class ParseOnly:
     def __init__(self, ingest: Callable[[Sequence[Fact]], Awaitable[None]], **_: Any) -> None:
         self._ingest = ingest
         self._closed = asyncio.Event()
+        # What the service reads of it.
+        self.deliveries = self.facts = self.batches = self.retries = self.poison = self.isolated = 0
+        self.refused_full = self.refused_late = self.refused_unavailable = self.waiting = 0
 
     async def submit(self, delivery: Submitted) -> None:
         return

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from yarl import URL
 
 from convsync.database.embedded import default_data_dir, prepare_data_dir
 from convsync.tokens import TokenBox, key_from_file
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     app_secret: SecretStr | None = None
     verify_token: SecretStr | None = None
     api_keys: SecretStr | None = None
+    alert_webhook_url: SecretStr | None = None
     graph_url: str = "https://graph.facebook.com"
     graph_version: str = Field(default="v26.0", pattern=r"^v\d+\.\d+$")
     token_key: SecretStr | None = None
@@ -66,11 +68,15 @@ class Settings(BaseSettings):
     @classmethod
     def _plain_url(cls, value: str) -> str:
         value = value.rstrip("/")
-        # By its parts: http://localhost.example.org and http://localhost@example.org begin like this machine.
-        parts = urlsplit(value)
-        here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or here):
+        if not _keeps_secrets(value):
             raise ValueError("must be https, or http on this machine: tokens travel there")
+        return value
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _secret_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _keeps_secrets(value.get_secret_value()):
+            raise ValueError("must be https, or http on this machine")
         return value
 
     @field_validator("database_url", "migrate_database_url", "direct_database_url")
@@ -131,6 +137,17 @@ class Settings(BaseSettings):
         """DATA_DIR, made if missing."""
         prepare_data_dir(self.data_dir)
         return self.data_dir
+
+
+def _keeps_secrets(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there: https, or http on this machine."""
+    try:
+        # By its parts: http://localhost.example.org and http://localhost@example.org begin like this machine.
+        parts, _ = urlsplit(url), URL(url)
+    except ValueError:  # its text quotes the address
+        return False
+    here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or here)
 
 
 class SettingsError(Exception):

@@ -7,7 +7,7 @@ PostgreSQL or the pool raises becomes an exception of `convsync.errors`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,6 +122,16 @@ class FeedLag:
     blocking_pid: int | None
     blocking_application: str | None
     blocking_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What monitoring wants to know of the database; ages in seconds, 0 where there is nothing to be old."""
+
+    dead_letters: list[Json]
+    held_back: int
+    held_seconds: float
+    consumers: list[Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -686,6 +696,21 @@ class Store:
         """Whether the database keeps what it says it kept: its durable settings, and the schema's version."""
         health: Json = await self._value("select convsync_api.health()")
         return health
+
+    async def metrics(self) -> Metrics:
+        """Open dead letters, and the lag of the change feed and of each of its consumers."""
+        found: Json = await self._value("select convsync_api.metrics()")
+        # By name: while releases change, the database may be a newer one that tells more.
+        return Metrics(
+            dead_letters=found["dead_letters"],
+            held_back=found["held_back"],
+            held_seconds=found["held_seconds"],
+            consumers=found["consumers"],
+        )
+
+    def pool_stats(self) -> Mapping[str, int]:
+        """What the pool counts; psycopg_pool's own names."""
+        return self._pool.get_stats()
 
     # Proof
 

@@ -191,3 +191,28 @@ def count(owner: Owner, table: str, where: str = "true") -> int:
     assert row is not None
     found: int = row["n"]
     return found
+
+
+def inject(owner: Owner, sqlstate: str, *, when: str, times: int) -> None:
+    """Let the next `times` inserts of events for which `when` holds fail with `sqlstate`."""
+    owner.execute("create sequence public.injected")
+    owner.execute(
+        f"""create function public.inject() returns trigger language plpgsql as $$
+            begin
+              if {when} and nextval('public.injected') <= {times} then
+                raise exception 'injected by the test' using errcode = '{sqlstate}';
+              end if;
+              return new;
+            end $$"""
+    )
+    owner.execute(
+        "create trigger inject before insert on convsync.contact_interaction_events"
+        " for each row execute function public.inject()"
+    )
+
+
+def injections(owner: Owner) -> int:
+    row = owner.execute("select last_value from public.injected").fetchone()
+    assert row is not None
+    number: int = row["last_value"]
+    return number

@@ -33,12 +33,13 @@ from convsync.web.routing import ROUTES, Route
 
 @dataclass(frozen=True)
 class Call:
-    """How a route is called, what it then answers, and whether what it touches belongs to a Page."""
+    """How a route is called, what it then answers, and whether what it touches belongs to a Page or all."""
 
     status: int
     path: str = ""
     body: Callable[[str], Json] | None = None
     of_a_page: bool = False
+    of_all_pages: bool = False
     query: Callable[[str], dict[str, str]] | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/console/{file}"): Call(200, "/console/console.css"),
     ("GET", "/healthz"): Call(200),
     ("GET", "/readyz"): Call(0),  # 200 or 503: this test's server may not be durable
+    ("GET", "/metrics"): Call(200, of_all_pages=True),
     ("GET", "/api/pages"): Call(200),
     ("POST", "/api/pages"): Call(201, body=lambda _: {"page_id": PAGE, "name": "Again"}, of_a_page=True),
     ("GET", "/api/pages/{page_id}"): Call(200, f"/api/pages/{PAGE}", of_a_page=True),
@@ -123,6 +125,8 @@ def expected(route: Route, kind: str) -> int:
         return 401
     if kind == "elsewhere" and call.of_a_page:
         return 404
+    if kind == "elsewhere" and call.of_all_pages:
+        return 403
     if kind == "read" and access == "operate":
         return 403
     return call.status
@@ -159,7 +163,7 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
                 problem(json.loads(text), 401, "unauthorized")
                 schemes = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
                 assert schemes == ["Bearer", "Basic"]
-            elif wanted == 403 and route.access == "operate":
+            elif wanted == 403 and route.access != "public":
                 problem(json.loads(text), 403, "forbidden")
             elif wanted == 404:
                 problem(json.loads(text), 404, "not_found")

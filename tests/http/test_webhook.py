@@ -31,6 +31,8 @@ from http_support import (
     eventually,
     from_page,
     from_person,
+    inject,
+    injections,
     problem,
     said,
     signature,
@@ -569,31 +571,6 @@ async def test_a_body_that_is_no_delivery_gets_a_problem_document(
 
 
 # What the database does to a delivery
-
-
-def inject(owner: Owner, sqlstate: str, *, when: str, times: int) -> None:
-    """Let the next `times` inserts of events for which `when` holds fail with `sqlstate`."""
-    owner.execute("create sequence public.injected")
-    owner.execute(
-        f"""create function public.inject() returns trigger language plpgsql as $$
-            begin
-              if {when} and nextval('public.injected') <= {times} then
-                raise exception 'injected by the test' using errcode = '{sqlstate}';
-              end if;
-              return new;
-            end $$"""
-    )
-    owner.execute(
-        "create trigger inject before insert on convsync.contact_interaction_events"
-        " for each row execute function public.inject()"
-    )
-
-
-def injections(owner: Owner) -> int:
-    row = owner.execute("select last_value from public.injected").fetchone()
-    assert row is not None
-    number: int = row["last_value"]
-    return number
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "57P03"])

@@ -23,6 +23,17 @@ NO_URLS = (
     f"postgresql://me:{SECRET}@db.example/x?{SECRET}=1",
     f"host=db.example {SECRET}",
 )
+NO_ALERT_URLS = (
+    SECRET,
+    f"http://hooks.example/{SECRET}",
+    f"http://localhost.example.org/{SECRET}",
+    f"http://localhost@{SECRET}.example",
+    f"ftp://localhost/{SECRET}",
+    f"https:///{SECRET}",
+    f"https://[{SECRET}/x",
+    f"https://hooks.example:{SECRET}/x",
+    f"https://{SECRET}\u2100.example/x",  # the standard library's complaint quotes it
+)
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +148,7 @@ def test_settings_show_asterisks_for_their_secrets(monkeypatch: pytest.MonkeyPat
     for name in DATABASE_URLS:
         monkeypatch.setenv(f"CONVSYNC_{name}", f"postgresql://me:{SECRET}@db.example/x")
     monkeypatch.setenv("CONVSYNC_API_KEYS", f"crm:read:{SECRET}")
+    monkeypatch.setenv("CONVSYNC_ALERT_WEBHOOK_URL", f"https://hooks.example/{SECRET}")
     settings = Settings()
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.keys())):
         assert SECRET not in shown
@@ -153,6 +165,7 @@ def test_settings_show_asterisks_for_their_secrets(monkeypatch: pytest.MonkeyPat
         ("LOG_FORMAT", SECRET),
         ("LEASE_SECONDS", "0"),
         *((name, value) for name in DATABASE_URLS for value in NO_URLS),
+        *(("ALERT_WEBHOOK_URL", value) for value in NO_ALERT_URLS),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
@@ -222,6 +235,23 @@ def test_tokens_travel_encrypted_or_not_at_all(given: str, kept: str) -> None:
 def test_an_address_that_would_send_tokens_in_the_clear_is_refused(given: str) -> None:
     with pytest.raises(ValidationError, match="must be https, or http on this machine"):
         Settings(graph_url=given)
+
+
+# Where alerts go
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://hooks.example/services/{SECRET}?x=1",
+        f"https://me:{SECRET}@hooks.example:8443/x",
+        f"http://127.0.0.1:9093/{SECRET}",
+        "http://[::1]:9093",
+    ],
+)
+def test_alerts_go_where_nobody_on_the_way_reads_them(url: str) -> None:
+    settings = Settings(alert_webhook_url=SecretStr(url))
+    assert settings.alert_webhook_url == SecretStr(url)
 
 
 # What must be there

@@ -11,10 +11,13 @@ import jinja2
 import structlog
 from aiohttp import web
 
-from convsync import errors
+from convsync import __version__, errors
 from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
+from convsync.observe.alerts import Alerter, webhook_post
+from convsync.observe.metrics import ServiceMetrics, WritePath
+from convsync.observe.watch import WriteWatch
 from convsync.settings import Settings
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
@@ -27,21 +30,25 @@ from convsync.web.routes import (
     conversations,
     dead_letters,
     health,
+    metrics,
     pages,
     sync,
     webhook,
 )
 from convsync.web.routing import ROUTES
 from convsync.web.state import (
+    ALERTER,
     COMMIT,
     CONTACTS,
     GRAPH,
     LIFECYCLE,
+    METRICS,
     RUNNER,
     SCHEMA,
     SETTINGS,
     STORE,
     TOKENS,
+    WRITE_PATH,
     Lifecycle,
 )
 from convsync.webhook.group_commit import GroupCommit
@@ -49,20 +56,28 @@ from convsync.webhook.group_commit import GroupCommit
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
+_LAST_NOTICES_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.5
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
-_MODULES = (changes, compliance, console, conversations, dead_letters, health, pages, sync, webhook)
+_MODULES = (changes, compliance, console, conversations, dead_letters, health, metrics, pages, sync, webhook)
 _log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings, service_url: str) -> web.Application:
     """The service on the database at `service_url`, whose login needs no more than convsync_service."""
+    path = WritePath()
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,
-        middlewares=[middlewares.request_id, middlewares.problems, middlewares.access],
+        middlewares=[
+            middlewares.deliveries_measured(path),
+            middlewares.request_id,
+            middlewares.problems,
+            middlewares.access,
+        ],
     )
+    app[WRITE_PATH] = path
     app[SETTINGS] = settings
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
@@ -79,6 +94,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     )
     app.cleanup_ctx.append(_database(service_url))
     app.cleanup_ctx.append(_graph)
+    app.cleanup_ctx.append(_alerts)
     app.cleanup_ctx.append(_workers)
     app.on_shutdown.append(_stop_taking)
     return app
@@ -104,13 +120,21 @@ async def _graph(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _alerts(app: web.Application) -> AsyncIterator[None]:
+    async with webhook_post(app[SETTINGS].alert_webhook_url) as post:
+        app[ALERTER] = Alerter(post)
+        yield
+
+
 async def _workers(app: web.Application) -> AsyncIterator[None]:
-    store, settings = app[STORE], app[SETTINGS]
+    store, settings, path, alerter = app[STORE], app[SETTINGS], app[WRITE_PATH], app[ALERTER]
 
     contacts = ContactReader(store, app[GRAPH], app[TOKENS].open, calls_per_second=settings.calls_per_second)
 
     async def ingest(facts: Sequence[Fact]) -> None:
-        for conversation in await store.ingest(facts, "webhook"):
+        with path.call(len(facts)):
+            touched = await store.ingest(facts, "webhook")
+        for conversation in touched:
             if conversation.created:
                 contacts.want(conversation.page_id, conversation.sender_id)
 
@@ -122,18 +146,33 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
     )
     app[COMMIT], app[RUNNER], app[CONTACTS] = commit, runner, contacts
+    app[METRICS] = ServiceMetrics(
+        build={"version": __version__, "schema": app[SCHEMA]},
+        path=path,
+        commit=commit,
+        store=store,
+        alerter=alerter,
+        hidden_consumers=[f"{key.name}/" for key in app[middlewares.KEYS] if key.pages],
+    )
+    watch = WriteWatch(alerter, commit, path, store.metrics)
     async with asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
         tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
+        watching = group.create_task(watch.run(), name="write watch")
+        telling = group.create_task(alerter.run(), name="alerts")
         yield
+        # What is refused from here on is refused because we end, which needs nobody.
+        await _end(watching)
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
         for task in (tidying, reading, supervising):
             await _end(task)
         await committing
+        await alerter.drain(_LAST_NOTICES_SECONDS)
+        await _end(telling)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -1,16 +1,19 @@
-"""What surrounds every handler: the request's id, problem documents, who may call."""
+"""What surrounds every handler: the request's id, problem documents, who may call, how long it took."""
 
 from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from convsync.errors import ConvsyncError
+from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
 from convsync.web.routing import KEY, REQUEST_ID, Access, Forbidden, Unauthorized, new_request_id
 
@@ -51,6 +54,22 @@ def problem(
         response.headers.add("WWW-Authenticate", 'Bearer realm="convsync"')
         response.headers.add("WWW-Authenticate", 'Basic realm="convsync", charset="UTF-8"')
     return response
+
+
+def deliveries_measured(path: WritePath) -> Middleware:
+    """Count and time the webhook's deliveries; to be the outermost, so that it sees the very answer."""
+    clock = time.perf_counter
+
+    @web.middleware
+    async def measure(request: web.Request, handler: Next) -> web.StreamResponse:
+        if request.path != "/api/webhook" or request.method != "POST":
+            return await handler(request)
+        began = clock()
+        response = await handler(request)
+        path.answered(response.status, clock() - began)
+        return response
+
+    return measure
 
 
 @web.middleware

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from convsync.graph.client import GraphClient
+from convsync.observe.alerts import Alerter
+from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.settings import Settings
 from convsync.store import Store
 from convsync.sync.contacts import ContactReader
@@ -32,3 +34,6 @@ TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
 CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
+WRITE_PATH: web.AppKey[WritePath] = web.AppKey("write_path", WritePath)
+METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)
+ALERTER: web.AppKey[Alerter] = web.AppKey("alerter", Alerter)

@@ -1,0 +1,233 @@
+"""Alerts: somebody is told when something needs a person, once per cause while it lasts, and when it is over.
+
+Whoever sees a cause calls `fire`, as often as it is seen, and `clear` when it is over; both return at once
+and never raise. What is told goes to a log line in any case and, if there is a URL, as one POST:
+
+    {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details"}
+
+`details` holds numbers, ids and error codes; never a message's text, a person's name or a secret. What
+fires is kept in memory: a process that is restarted tells again of what still goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import aiohttp
+import orjson
+import structlog
+from pydantic import SecretStr
+
+from convsync.facts import Json
+
+Post = Callable[[bytes], Awaitable[int]]
+
+_ATTEMPTS: Final = 5
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 30.0
+_POST_SECONDS: Final = 10.0
+_WORTH_REPEATING: Final = frozenset((408, 425, 429))
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Something that needs a person. Over only if not seen for `quiet` seconds; told again after `again`."""
+
+    name: str
+    summary: str
+    remedy: str
+    quiet: float
+    again: float
+
+
+EVENT_WRITES_FAILING: Final = Cause(
+    "event_writes_failing",
+    "Webhook deliveries are refused, because their events could not be committed. Meta sends them again for"
+    " a limited time.",
+    "Look at the database: GET /readyz, the log lines group_commit.*, long transactions and locks.",
+    quiet=60.0,
+    again=3600.0,
+)
+EVENTS_REFUSED_BY_DATABASE: Final = Cause(
+    "events_refused_by_database",
+    "The database will never take some events as they are. They are kept as dead letters.",
+    "convsync dead-letters list --json shows the reason; replay them after the fix, or discard them.",
+    quiet=60.0,
+    again=86_400.0,
+)
+CAUSES: Final = (EVENT_WRITES_FAILING, EVENTS_REFUSED_BY_DATABASE)
+
+
+@dataclass(slots=True)
+class _Standing:
+    """An alert that fires. `seen` and `told` are on the monotonic clock."""
+
+    since: datetime
+    seen: float
+    told: float
+    details: Json = field(default_factory=dict)
+
+
+class Alerter:
+    """Keeps what fires and tells of it. `run` does the sending and is owned by the application.
+
+    `post` sends the bytes of a notice and returns the HTTP status; None: nobody is told but the log. It
+    is tried a bounded number of times with full jitter, never longer than `post_seconds` each. At most
+    `max_waiting` notices wait; what comes on top is dropped, counted and logged.
+    """
+
+    def __init__(
+        self,
+        post: Post | None,
+        *,
+        max_waiting: int = 100,
+        post_seconds: float = _POST_SECONDS,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._post = post
+        self._post_seconds = post_seconds
+        self._now = now
+        self._wall = wall
+        self._sleep = sleep
+        self._random = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._standing: dict[tuple[Cause, str | None], _Standing] = {}
+        self._waiting: asyncio.Queue[Json] = asyncio.Queue(max_waiting)
+
+        # Notices, only ever rising.
+        self.sent = 0
+        self.failed = 0
+        self.dropped = 0
+
+    def firing(self, cause: Cause) -> int:
+        """How often the cause fires: once, or once per Page."""
+        return sum(one is cause for one, _ in self._standing)
+
+    def fire(self, cause: Cause, details: Json | None = None, *, page_id: str | None = None) -> None:
+        """The cause is seen, now. The first time it is told; `details` are the latest ones."""
+        now = self._now()
+        standing = self._standing.get((cause, page_id))
+        if standing is not None:
+            standing.seen, standing.details = now, details or {}
+            return
+        standing = self._standing[cause, page_id] = _Standing(self._wall(), now, now, details or {})
+        self._tell(cause, page_id, standing, "firing")
+
+    def clear(self, cause: Cause, *, page_id: str | None = None) -> None:
+        """It works, now: the cause is over, unless it was seen a moment ago."""
+        standing = self._standing.get((cause, page_id))
+        if standing is None or self._now() - standing.seen < cause.quiet:
+            return
+        del self._standing[cause, page_id]
+        self._tell(cause, page_id, standing, "resolved")
+
+    def remind(self) -> None:
+        """Tell again of what has fired for long. To be called every now and then."""
+        now = self._now()
+        for (cause, page_id), standing in self._standing.items():
+            if now - standing.told >= cause.again:
+                standing.told = now
+                self._tell(cause, page_id, standing, "firing")
+
+    def _tell(
+        self, cause: Cause, page_id: str | None, standing: _Standing, state: Literal["firing", "resolved"]
+    ) -> None:
+        details = standing.details if page_id is None else {"page_id": page_id, **standing.details}
+        notice: Json = {
+            "alert": cause.name,
+            "state": state,
+            "since": standing.since.isoformat(),
+            "summary": cause.summary,
+            "remedy": cause.remedy,
+            "details": details,
+        }
+        if state == "firing":
+            _log.error("alert", **notice)
+        else:
+            _log.info("alert", **notice)
+        if self._post is None:
+            return
+        try:
+            self._waiting.put_nowait(notice)
+        except asyncio.QueueFull:
+            self.dropped += 1
+            _log.error("alert_dropped", alert=cause.name, state=state, waiting=self._waiting.qsize())
+
+    async def run(self) -> None:
+        """Send what there is to tell, one notice after the other, until cancelled."""
+        while True:
+            notice = await self._waiting.get()
+            try:
+                if await self._send(notice):
+                    self.sent += 1
+                else:
+                    self.failed += 1
+            except Exception as error:
+                # It must not end the service it reports about. Not its text: that may hold the URL.
+                self.failed += 1
+                _log.error("alert_not_sent", alert=notice["alert"], error=type(error).__name__)
+            finally:
+                self._waiting.task_done()
+
+    async def drain(self, seconds: float) -> None:
+        """Return when everything was sent or given up, or after `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._waiting.join()
+
+    async def _send(self, notice: Json) -> bool:
+        assert self._post is not None  # noqa: S101 - else nothing waits
+        body = orjson.dumps(notice, default=str)
+        for attempt in range(1, _ATTEMPTS + 1):
+            status = error = None
+            try:
+                async with asyncio.timeout(self._post_seconds):
+                    status = await self._post(body)
+            except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+                error = type(failure).__name__  # its text may hold the URL
+            if status is not None and 200 <= status < 300:
+                return True
+            lasting = status is not None and status < 500 and status not in _WORTH_REPEATING
+            if lasting or attempt == _ATTEMPTS:
+                _log.error(
+                    "alert_not_sent",
+                    alert=notice["alert"],
+                    state=notice["state"],
+                    attempts=attempt,
+                    status=status,
+                    error=error,
+                )
+                return False
+            await self._sleep(self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)))
+        return False
+
+
+@asynccontextmanager
+async def webhook_post(url: SecretStr | None) -> AsyncIterator[Post | None]:
+    """Sends a notice to the URL; None without one. The URL stays in here: it may hold a token."""
+    if url is None:
+        yield None
+        return
+    timeout = aiohttp.ClientTimeout(total=_POST_SECONDS, sock_connect=5.0)
+    headers = {"Content-Type": "application/json", "User-Agent": "convsync"}
+    async with aiohttp.ClientSession(
+        timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+
+        async def post(body: bytes) -> int:
+            # Not where a redirect says: only the operator says where alerts go.
+            async with session.post(url.get_secret_value(), data=body, allow_redirects=False) as answer:
+                return answer.status
+
+        yield post
