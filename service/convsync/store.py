@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from convsync import errors, facts
 from convsync.facts import Fact, Json
+from convsync.observe.drift import Drift
 
 Row = TypeVar("Row")
 
@@ -382,6 +383,31 @@ class Store:
     async def expire_dead_letters(self, *, days: int) -> int:
         gone: int = await self._value(
             "select convsync_api.expire_dead_letters(p_days => %(days)s)", days=days
+        )
+        return gone
+
+    # Schema drift
+
+    async def record_schema_drift(self, drift: Sequence[Drift]) -> int:
+        """Add these counts; told again after an answer that got lost, they count again."""
+        names: int = await self._value(
+            "select convsync_api.record_schema_drift(p_drift => %(drift)s)",
+            drift=Jsonb([asdict(one) for one in drift]),
+        )
+        return names
+
+    async def list_schema_drift(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
+                   p_limit => %(limit)s)""",
+                {"pages": None if pages is None else list(pages), "limit": limit},
+            )
+            return await cursor.fetchall()
+
+    async def expire_schema_drift(self, *, days: int) -> int:
+        gone: int = await self._value(
+            "select convsync_api.expire_schema_drift(p_days => %(days)s)", days=days
         )
         return gone
 

@@ -109,7 +109,7 @@ def test_the_lock_row_of_a_killed_installer_holds_nobody_up(raw_database: Any) -
         connection.execute("insert into convsync.yoyo_lock (locked, ctime, pid) values (1, now(), 99999999)")
         newest = installer.migration_ids()[-1]
         connection.execute("delete from convsync._yoyo_migration where migration_id = %s", [newest])
-        tables = ("sync_batches", "sync_cursors", "sync_runs", "call_budgets")
+        tables = ("schema_drift", "feed_horizons", "erased_messages")
         for table in tables:
             connection.execute(sql.SQL("drop table convsync.{} cascade").format(sql.Identifier(table)))
         connection.execute("drop schema convsync_api cascade; create schema convsync_api")

@@ -15,6 +15,7 @@ from convsync import errors
 from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
+from convsync.observe.drift import DriftRecorder
 from convsync.settings import Settings
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
@@ -28,6 +29,7 @@ from convsync.web.routes import (
     dead_letters,
     health,
     pages,
+    schema_drift,
     sync,
     webhook,
 )
@@ -35,6 +37,7 @@ from convsync.web.routing import ROUTES
 from convsync.web.state import (
     COMMIT,
     CONTACTS,
+    DRIFT,
     GRAPH,
     LIFECYCLE,
     RUNNER,
@@ -49,11 +52,23 @@ from convsync.webhook.group_commit import GroupCommit
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
+_DRIFT_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.5
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
-_MODULES = (changes, compliance, console, conversations, dead_letters, health, pages, sync, webhook)
+_MODULES = (
+    changes,
+    compliance,
+    console,
+    conversations,
+    dead_letters,
+    health,
+    pages,
+    schema_drift,
+    sync,
+    webhook,
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -121,19 +136,22 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
     )
-    app[COMMIT], app[RUNNER], app[CONTACTS] = commit, runner, contacts
+    drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
+    app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     async with asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
+        counting = group.create_task(drift.run(), name="schema drift")
         tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
         yield
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        for task in (tidying, reading, supervising):
+        for task in (tidying, counting, reading, supervising):
             await _end(task)
         await committing
+        await drift.close(_DRIFT_SECONDS)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -148,17 +166,21 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 async def _tidy(store: Store, dead_letter_days: int) -> None:
-    """Once at the start and then daily: the feed's epoch, and dead letters past their time."""
+    """Once at the start and then daily: the feed's epoch, and what is past its time."""
     while True:
         try:
             await store.begin_feed_epoch()
-            gone = await store.expire_dead_letters(days=dead_letter_days)
+            gone = {
+                "dead_letters": await store.expire_dead_letters(days=dead_letter_days),
+                "schema_drift": await store.expire_schema_drift(days=dead_letter_days),
+            }
         except errors.ConvsyncError as error:
             _log.warning("not_tidied", error=error.message)
             await asyncio.sleep(_TIDY_AGAIN_SECONDS)
         else:
-            if gone:
-                _log.info("dead_letters_expired", count=gone)
+            for what, count in gone.items():
+                if count:
+                    _log.info(f"{what}_expired", count=count)
             await asyncio.sleep(_DAY_SECONDS)
 
 

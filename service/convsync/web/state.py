@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from convsync.graph.client import GraphClient
+from convsync.observe.drift import DriftRecorder
 from convsync.settings import Settings
 from convsync.store import Store
 from convsync.sync.contacts import ContactReader
@@ -31,4 +32,5 @@ GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
 TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
+DRIFT: web.AppKey[DriftRecorder] = web.AppKey("drift", DriftRecorder)
 CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
