@@ -305,6 +305,7 @@ class Store:
     async def changes_after(
         self, *, after: str | None, limit: int = 100, pages: Sequence[str] | None = None
     ) -> list[Change]:
+        """The changes after a position (None: all that are kept). `Erased` if some of them have expired."""
         return await self._all(
             Change,
             """select next_after as position, page_id, conversation_id, version, kinds, at
@@ -328,6 +329,15 @@ class Store:
             consumer=consumer,
             position=position,
         )
+
+    async def expire_changes(self, *, days: int, limit: int = 10_000) -> int:
+        """How many were deleted, at most `limit`: to be called again until it is 0."""
+        gone: int = await self._value(
+            "select convsync_api.expire_changes(p_days => %(days)s, p_limit => %(limit)s)",
+            days=days,
+            limit=limit,
+        )
+        return gone
 
     async def feed_lag(self) -> FeedLag:
         return await self._one(FeedLag, "select * from convsync_api.feed_lag()")

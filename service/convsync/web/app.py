@@ -143,7 +143,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
         counting = group.create_task(drift.run(), name="schema drift")
-        tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
+        tidying = group.create_task(_tidy(store, settings), name="janitor")
         yield
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
@@ -165,14 +165,15 @@ async def _end(task: asyncio.Task[None]) -> None:
         await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
 
 
-async def _tidy(store: Store, dead_letter_days: int) -> None:
+async def _tidy(store: Store, settings: Settings) -> None:
     """Once at the start and then daily: the feed's epoch, and what is past its time."""
     while True:
         try:
             await store.begin_feed_epoch()
             gone = {
-                "dead_letters": await store.expire_dead_letters(days=dead_letter_days),
-                "schema_drift": await store.expire_schema_drift(days=dead_letter_days),
+                "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
+                "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
+                "changes": await _expire_changes(store, settings.changes_days),
             }
         except errors.ConvsyncError as error:
             _log.warning("not_tidied", error=error.message)
@@ -182,6 +183,13 @@ async def _tidy(store: Store, dead_letter_days: int) -> None:
                 if count:
                     _log.info(f"{what}_expired", count=count)
             await asyncio.sleep(_DAY_SECONDS)
+
+
+async def _expire_changes(store: Store, days: int) -> int:
+    gone = 0
+    while batch := await store.expire_changes(days=days):
+        gone += batch
+    return gone
 
 
 async def _stop_taking(app: web.Application) -> None:
