@@ -288,6 +288,13 @@ class Store:
         )
         return erased
 
+    async def expire_pending_amendments(self, *, days: int) -> int:
+        """Of how many messages what waited for them was deleted."""
+        gone: int = await self._value(
+            "select convsync_api.expire_pending_amendments(p_days => %(days)s)", days=days
+        )
+        return gone
+
     async def request_deletion(self, *, app_user_id: str) -> Json:
         request: Json = await self._value(
             "select convsync_api.request_deletion(p_app_user_id => %(app_user_id)s)", app_user_id=app_user_id

@@ -172,6 +172,7 @@ async def _tidy(store: Store, settings: Settings) -> None:
             await store.begin_feed_epoch()
             gone = {
                 "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
+                "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
                 "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
                 "changes": await _expire_changes(store, settings.changes_days),
             }
