@@ -380,6 +380,7 @@ begin
   where f.round = 1 and e.page_id = f.page_id and e.message_id = f.message_id
     and f.page_id || ' ' || f.message_id = any (v_awaited);
   perform convsync_api._require_owners(v_amendments, p_keys);
+  perform convsync_api._await_refusals(v_amendments);
 
   for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop
     with merged as (
@@ -430,6 +431,7 @@ begin
       and not exists (
         select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id
       )
+      and not convsync_api._is_erased_message(f.page_id, f.message_id)
     order by f.page_id collate "C", f.message_id collate "C"
     on conflict on constraint pending_amendments_pkey do update
     set sender_id = greatest(a.sender_id, excluded.sender_id),
@@ -561,7 +563,8 @@ set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
+  v_told convsync.fact[] := convsync_api._parse_facts(p_facts);
+  v_facts convsync.fact[] := convsync_api._admissible(v_told);
   v_now timestamptz := convsync_api._now();
   v_xid xid8;
   v_keys convsync.conversation_key[];
@@ -573,6 +576,9 @@ begin
     raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
   end if;
   if coalesce(cardinality(v_facts), 0) = 0 then
+    if v_told is not null then
+      perform convsync_api._settle_refused(v_told);
+    end if;
     return;
   end if;
   v_xid := pg_current_xact_id();
@@ -591,6 +597,9 @@ begin
   end if;
   if exists (select from unnest(v_facts) f where f.kind = 'dead_letter') then
     perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
+  end if;
+  if cardinality(v_facts) < cardinality(v_told) then
+    perform convsync_api._settle_refused(v_told);
   end if;
 
   -- One row per conversation from here on: no join below meets more rows than there are conversations.
