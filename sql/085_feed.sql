@@ -182,8 +182,12 @@ declare
   v_now timestamptz := convsync_api._now();
   v_now_epoch integer := convsync_api._epoch();
   v_unread_days integer := coalesce(p_unread_days, 3 * p_days);
-  v_read convsync.feed_horizons;
-  v_end convsync.feed_horizons;
+  v_read_epoch integer;
+  v_read_xid xid8;
+  v_read_id bigint;
+  v_end_epoch integer;
+  v_end_xid xid8;
+  v_end_id bigint;
   v_gone bigint;
 begin
   if p_days is null or p_days not between 1 and 36500 then
@@ -198,13 +202,13 @@ begin
   end if;
   -- The named consumer that is furthest behind.
   select split_part(f.last_position, '-', 1)::integer, split_part(f.last_position, '-', 2)::xid8, split_part(f.last_position, '-', 3)::bigint
-  into v_read.epoch, v_read.xid, v_read.change_id
+  into v_read_epoch, v_read_xid, v_read_id
   from convsync.feed_consumers f
   order by 1, 2, 3
   limit 1;
   -- In the order in which they are read, up to the first one that has to stay: what is left has no hole.
   select t.epoch, t.xid, t.change_id
-  into v_end.epoch, v_end.xid, v_end.change_id
+  into v_end_epoch, v_end_xid, v_end_id
   from (
     select o.epoch, o.xid, o.change_id, bool_and(o.may_go) over (order by o.epoch, o.xid, o.change_id) as goes
     from (
@@ -212,7 +216,7 @@ begin
         c.changed_at < v_now - p_days * interval '1 day'
           -- What is held back from its readers is held back from here too.
           and (c.epoch < v_now_epoch or c.xid < pg_snapshot_xmin(pg_current_snapshot()))
-          and (v_read.epoch is null or (c.epoch, c.xid, c.change_id) <= (v_read.epoch, v_read.xid, v_read.change_id)
+          and (v_read_epoch is null or (c.epoch, c.xid, c.change_id) <= (v_read_epoch, v_read_xid, v_read_id)
             or c.changed_at < v_now - v_unread_days * interval '1 day') as may_go
       from convsync.conversation_changes c
       order by c.epoch, c.xid, c.change_id
@@ -228,12 +232,12 @@ begin
   insert into convsync.feed_horizons as h (page_id, epoch, xid, change_id, expired_at)
   select distinct on (c.page_id) c.page_id, c.epoch, c.xid, c.change_id, v_now
   from convsync.conversation_changes c
-  where (c.epoch, c.xid, c.change_id) <= (v_end.epoch, v_end.xid, v_end.change_id)
+  where (c.epoch, c.xid, c.change_id) <= (v_end_epoch, v_end_xid, v_end_id)
   order by c.page_id, c.epoch desc, c.xid desc, c.change_id desc
   on conflict on constraint feed_horizons_pkey do update
   set epoch = excluded.epoch, xid = excluded.xid, change_id = excluded.change_id, expired_at = excluded.expired_at;
   delete from convsync.conversation_changes c
-  where (c.epoch, c.xid, c.change_id) <= (v_end.epoch, v_end.xid, v_end.change_id);
+  where (c.epoch, c.xid, c.change_id) <= (v_end_epoch, v_end_xid, v_end_id);
   get diagnostics v_gone = row_count;
   return v_gone;
 end
