@@ -197,7 +197,7 @@ begin
     raise exception 'what was not read is kept no shorter than what was' using errcode = 'ZC003', hint = 'p_unread_days';
   end if;
   -- One janitor at a time; another one finds nothing to do.
-  if not pg_try_advisory_xact_lock(1668183670, 5) then
+  if not pg_try_advisory_xact_lock(1668183670, 12) then
     return 0;
   end if;
   -- The named consumer that is furthest behind.

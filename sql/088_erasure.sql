@@ -525,7 +525,7 @@ begin
     raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
   end if;
   -- One janitor at a time; another one finds nothing to do.
-  if not pg_try_advisory_xact_lock(1668183670, 6) then
+  if not pg_try_advisory_xact_lock(1668183670, 13) then
     return 0;
   end if;
   delete from convsync.pending_amendments a

@@ -32,7 +32,7 @@ begin
   end if;
 
   -- One recorder at a time: only so is the number of names a bound.
-  perform pg_advisory_xact_lock(1668183670, 4);
+  perform pg_advisory_xact_lock(1668183670, 11);
   insert into convsync.schema_drift as d (page_id, source, name, first_seen_at, last_seen_at, occurrences)
   select t.page_id, t.source, case when t.kept then t.name else '(other)' end, v_now, v_now, sum(t.occurrences)
   from (
@@ -105,7 +105,7 @@ begin
     raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
   end if;
   -- A recorder or another janitor is at it: tomorrow is early enough.
-  if not pg_try_advisory_xact_lock(1668183670, 4) then
+  if not pg_try_advisory_xact_lock(1668183670, 11) then
     return 0;
   end if;
   delete from convsync.schema_drift d
