@@ -29,7 +29,7 @@ test: .venv/.installed-test ## the whole suite but the long fault matrix, on the
 	@exec .venv/bin/python -m pytest -n "$(WORKERS)" -m "not faults" $(ARGS)
 
 faults: .venv/.installed-test ## the long fault matrix
-	@.venv/bin/python -m pytest -n "$(WORKERS)" -m faults tests $(ARGS)
+	@.venv/bin/python -m pytest -n 0 -m faults tests $(ARGS)
 	@CONVSYNC_LONG=1 CONVSYNC_LONG_PROPERTY=10000 exec .venv/bin/python -m pytest -n "$(WORKERS)" \
 	  tests/db/test_concurrency.py tests/db/test_order_independence.py $(ARGS)
 

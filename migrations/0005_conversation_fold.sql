@@ -1,5 +1,5 @@
 -- What the functions hand from statement to statement: all that one call told and did to a conversation.
--- depends: 0003_sync
+-- depends: 0004_retention_and_drift
 
 set local lock_timeout = '10s';
 

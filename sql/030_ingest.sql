@@ -488,6 +488,7 @@ begin
   where f.round = 1 and e.page_id = f.page_id and e.message_id = f.message_id
     and f.page_id || ' ' || f.message_id = any (v_awaited);
   p_keys := convsync_api._lock_owners(v_amendments, p_keys);
+  perform convsync_api._await_refusals(v_amendments);
 
   for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop
     with merged as (
@@ -538,6 +539,7 @@ begin
       and not exists (
         select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id
       )
+      and not convsync_api._is_erased_message(f.page_id, f.message_id)
     order by f.page_id collate "C", f.message_id collate "C"
     on conflict on constraint pending_amendments_pkey do update
     set sender_id = greatest(a.sender_id, excluded.sender_id),
@@ -818,7 +820,8 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_facts convsync.fact[] := convsync_api._admissible(convsync_api._parse_facts(p_facts));
+  v_said convsync.fact[] := convsync_api._parse_facts(p_facts);
+  v_facts convsync.fact[] := convsync_api._admissible(v_said);
   v_now timestamptz := convsync_api._now();
   v_kinds text[];
   v_keys convsync.conversation_key[];
@@ -833,6 +836,9 @@ begin
     raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
   end if;
   if coalesce(cardinality(v_facts), 0) = 0 then
+    if v_said is not null then
+      perform convsync_api._settle_refused(v_said);
+    end if;
     return;
   end if;
   v_kinds := array(select distinct f.kind from unnest(v_facts) f);
@@ -861,6 +867,9 @@ begin
   end if;
   if 'dead_letter' = any (v_kinds) then
     perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
+  end if;
+  if cardinality(v_facts) < cardinality(v_said) then
+    perform convsync_api._settle_refused(v_said);
   end if;
 
   v_told := convsync_api._told(v_facts, v_keys, v_deltas);

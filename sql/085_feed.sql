@@ -4,6 +4,7 @@
 -- below every transaction still in progress, in the order (epoch, xid, change_id); so no later commit can slip in before a
 -- position that was handed out. A plain sequence would lose rows: an older transaction may commit a lower number later.
 -- The epoch rises when the data wakes up in another cluster (restore, promotion), where xids begin anew.
+-- Old changes are deleted in that same order. How far, is remembered by Page: who comes back with a position from before is told.
 
 create or replace function convsync_api._cluster()
 returns text
@@ -58,6 +59,28 @@ as $$
   select format('%s-%s-%s', p_epoch, p_xid, p_change_id);
 $$;
 
+create or replace function convsync_api._feed_end()
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Whatever is not visible yet comes after it: who reads the mirror from here on and then the changes after it misses nothing.
+  select convsync_api._position(l.epoch, l.xid, l.change_id)
+  from (
+    (select c.epoch, c.xid, c.change_id
+      from convsync.conversation_changes c
+      where c.epoch < convsync_api._epoch() or c.xid < pg_snapshot_xmin(pg_current_snapshot())
+      order by c.epoch desc, c.xid desc, c.change_id desc
+      limit 1)
+    union all
+    select h.epoch, h.xid, h.change_id from convsync.feed_horizons h
+  ) l
+  order by l.epoch desc, l.xid desc, l.change_id desc
+  limit 1;
+$$;
+
 create or replace function convsync_api.changes_after(p_after text, p_limit integer default 100, p_pages text[] default null)
 returns table (
   next_after text, page_id text, conversation_id bigint, version bigint, kinds text[], at timestamptz
@@ -83,6 +106,14 @@ begin
     v_epoch := split_part(p_after, '-', 1)::integer;
     v_xid := split_part(p_after, '-', 2)::xid8;
     v_change_id := split_part(p_after, '-', 3)::bigint;
+    if exists (
+      select from convsync.feed_horizons h
+      where (h.epoch, h.xid, h.change_id) > (v_epoch, v_xid, v_change_id) and (p_pages is null or h.page_id = any (p_pages))
+    ) then
+      raise exception 'changes after this position are not kept any more'
+        using errcode = 'ZC006', detail = jsonb_build_object('position', convsync_api._feed_end())::text,
+          hint = 'Read the mirror again, then go on after the position in the detail.';
+    end if;
   end if;
   select coalesce(max(e.epoch), 1) into v_now_epoch from convsync.feed_epochs e;
   return query
@@ -97,10 +128,11 @@ begin
 end
 $$;
 comment on function convsync_api.changes_after(text, integer, text[]) is
-$c$The changes after a position (null or empty: from the beginning), at most p_limit (1 to 10000), in an order in which nothing
+$c$The changes after a position (null or empty: from the beginning of what is kept), at most p_limit (1 to 10000), in an order in which nothing
 can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
 message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. next_after is the opaque position to go on from. p_pages limits the
-feed to these Pages. Errors: ZC003.$c$;
+feed to these Pages. Errors: ZC003; ZC006 if changes after that position have expired (detail: position, from which to go on once the mirror was
+read again).$c$;
 
 create or replace function convsync_api.feed_position(p_consumer text)
 returns text
@@ -137,6 +169,83 @@ $$;
 comment on function convsync_api.set_feed_position(text, text) is
 $c$Remembers how far a named consumer has come: call it after the work is done, and a consumer that crashes sees its last changes
 again (at least once). Errors: ZC003.$c$;
+
+create or replace function convsync_api.expire_changes(p_days integer, p_unread_days integer default null, p_limit integer default 10000)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_now timestamptz := convsync_api._now();
+  v_now_epoch integer := convsync_api._epoch();
+  v_unread_days integer := coalesce(p_unread_days, 3 * p_days);
+  v_read_epoch integer;
+  v_read_xid xid8;
+  v_read_id bigint;
+  v_end_epoch integer;
+  v_end_xid xid8;
+  v_end_id bigint;
+  v_gone bigint;
+begin
+  if p_days is null or p_days not between 1 and 36500 then
+    raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
+  end if;
+  if v_unread_days < p_days then
+    raise exception 'what was not read is kept no shorter than what was' using errcode = 'ZC003', hint = 'p_unread_days';
+  end if;
+  -- One janitor at a time; another one finds nothing to do.
+  if not pg_try_advisory_xact_lock(1668183670, 12) then
+    return 0;
+  end if;
+  -- The named consumer that is furthest behind.
+  select split_part(f.last_position, '-', 1)::integer, split_part(f.last_position, '-', 2)::xid8, split_part(f.last_position, '-', 3)::bigint
+  into v_read_epoch, v_read_xid, v_read_id
+  from convsync.feed_consumers f
+  order by 1, 2, 3
+  limit 1;
+  -- In the order in which they are read, up to the first one that has to stay: what is left has no hole.
+  select t.epoch, t.xid, t.change_id
+  into v_end_epoch, v_end_xid, v_end_id
+  from (
+    select o.epoch, o.xid, o.change_id, bool_and(o.may_go) over (order by o.epoch, o.xid, o.change_id) as goes
+    from (
+      select c.epoch, c.xid, c.change_id,
+        c.changed_at < v_now - p_days * interval '1 day'
+          -- What is held back from its readers is held back from here too.
+          and (c.epoch < v_now_epoch or c.xid < pg_snapshot_xmin(pg_current_snapshot()))
+          and (v_read_epoch is null or (c.epoch, c.xid, c.change_id) <= (v_read_epoch, v_read_xid, v_read_id)
+            or c.changed_at < v_now - v_unread_days * interval '1 day') as may_go
+      from convsync.conversation_changes c
+      order by c.epoch, c.xid, c.change_id
+      limit least(greatest(coalesce(p_limit, 10000), 1), 100000)
+    ) o
+  ) t
+  where t.goes
+  order by t.epoch desc, t.xid desc, t.change_id desc
+  limit 1;
+  if not found then
+    return 0;
+  end if;
+  insert into convsync.feed_horizons as h (page_id, epoch, xid, change_id, expired_at)
+  select distinct on (c.page_id) c.page_id, c.epoch, c.xid, c.change_id, v_now
+  from convsync.conversation_changes c
+  where (c.epoch, c.xid, c.change_id) <= (v_end_epoch, v_end_xid, v_end_id)
+  order by c.page_id, c.epoch desc, c.xid desc, c.change_id desc
+  on conflict on constraint feed_horizons_pkey do update
+  set epoch = excluded.epoch, xid = excluded.xid, change_id = excluded.change_id, expired_at = excluded.expired_at;
+  delete from convsync.conversation_changes c
+  where (c.epoch, c.xid, c.change_id) <= (v_end_epoch, v_end_xid, v_end_id);
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+comment on function convsync_api.expire_changes(integer, integer, integer) is
+$c$Deletes changes older than p_days from the feed, at most p_limit (1 to 100000) per call: repeat while it returns more than 0. What a named
+consumer has not read yet stays until it is older than p_unread_days (default: three times p_days). Who reads on from before what was
+deleted gets ZC006 from changes_after. Returns how many. Errors: ZC003.$c$;
 
 create or replace function convsync_api.feed_lag()
 returns table (held_back bigint, held_since timestamptz, blocking_pid integer, blocking_application text, blocking_since timestamptz)

@@ -3,6 +3,9 @@
 -- A tombstone is a digest of (Page, person) under a key of this installation, with the instant of the erasure. Facts up to that
 -- instant are refused, by the fact itself, so in any order; later ones start a new contact. A thread's snapshot is of then if
 -- its updated_time is.
+--
+-- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. It is known
+-- by its message: of each message that was erased or refused a digest is kept, and no amendment waits for such a message.
 
 create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
 returns bytea
@@ -12,6 +15,106 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select sha256(s.erasure_key || convert_to(p_page_id || chr(31) || p_sender_id, 'UTF8')) from convsync.installation_secrets s;
+$$;
+
+create or replace function convsync_api._message_digest(p_page_id text, p_message_id text)
+returns bytea
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select sha256(s.erasure_key || convert_to(p_page_id || chr(30) || p_message_id, 'UTF8')) from convsync.installation_secrets s;
+$$;
+
+create or replace function convsync_api._is_erased_message(p_page_id text, p_message_id text)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from convsync.erased_messages m where m.page_id = p_page_id)
+    and exists (
+      select from convsync.erased_messages m
+      where m.page_id = p_page_id and m.message_digest = convsync_api._message_digest(p_page_id, p_message_id)
+    );
+$$;
+
+create or replace function convsync_api._await_refusals(p_facts convsync.fact[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  -- Of an amendment and the refusal of its message one waits here for the other, and then sees what it did.
+  if not exists (
+    select
+    from (select distinct f.page_id from unnest(p_facts) f) t
+    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
+  ) then
+    return;
+  end if;
+  perform
+  from convsync.erased_contacts e
+  where (e.page_id, e.contact_digest) in (
+    select f.page_id, convsync_api._contact_digest(f.page_id, f.sender_id) from unnest(p_facts) f
+  )
+  order by e.page_id, e.contact_digest
+  for share of e;
+end
+$$;
+
+create or replace function convsync_api._settle_refused(p_told convsync.fact[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_pages text[];
+  v_contacts bytea[];
+  v_ids text[];
+  v_messages bytea[];
+begin
+  -- Graph's times are cut down to their second: another copy may be of after the erasure, until the whole second is of before.
+  -- An amendment of before is as good a witness: its message is older still.
+  select array_agg(t.page_id), array_agg(t.contact_digest), array_agg(t.message_id), array_agg(t.message_digest)
+  into v_pages, v_contacts, v_ids, v_messages
+  from (
+    select distinct f.page_id, e.contact_digest, f.message_id, convsync_api._message_digest(f.page_id, f.message_id) as message_digest
+    from unnest(p_told) f
+    join convsync.erased_contacts e
+      on e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
+    where f.kind in ('message', 'edit', 'reaction', 'unsend')
+      and f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at
+  ) t
+  where not exists (
+      select from convsync.erased_messages m where m.page_id = t.page_id and m.message_digest = t.message_digest)
+    or exists (
+      select from convsync.pending_amendments a where a.page_id = t.page_id and a.message_id = t.message_id);
+  if v_ids is null then
+    return;
+  end if;
+  perform
+  from convsync.erased_contacts e
+  where (e.page_id, e.contact_digest) in (select t.page_id, t.digest from unnest(v_pages, v_contacts) t (page_id, digest))
+  order by e.page_id, e.contact_digest
+  for no key update of e;
+  insert into convsync.erased_messages (page_id, message_digest)
+  select distinct t.page_id, t.digest
+  from unnest(v_pages, v_messages) t (page_id, digest)
+  order by t.page_id, t.digest
+  on conflict on constraint erased_messages_pkey do nothing;
+  delete from convsync.pending_amendments a
+  using unnest(v_pages, v_ids) t (page_id, message_id)
+  where a.page_id = t.page_id and a.message_id = t.message_id;
+end
 $$;
 
 create or replace function convsync_api._admissible(p_facts convsync.fact[])
@@ -231,6 +334,25 @@ begin
   order by t.digest
   on conflict on constraint erased_contacts_pkey do update set erased_at = greatest(e.erased_at, excluded.erased_at);
 
+  -- What comes later of these messages will not wait for them.
+  insert into convsync.erased_messages (page_id, message_digest)
+  select p_page_id, t.digest
+  from (
+    select convsync_api._message_digest(p_page_id, e.message_id) as digest
+    from convsync.contact_interaction_events e
+    where e.page_id = p_page_id and e.conversation_id = any (v_ids) and e.event_timestamp <= v_erased_at
+    union
+    select convsync_api._message_digest(p_page_id, a.message_id)
+    from convsync.pending_amendments a
+    where a.page_id = p_page_id and a.sender_id = any (v_senders)
+      and (a.edited_at <= v_erased_at or a.unsent_at <= v_erased_at
+        or exists (
+          select from jsonb_each(a.reaction_marks) m
+          where (m.value ->> 0)::numeric <= extract(epoch from v_erased_at) * 1000000))
+  ) t
+  order by t.digest
+  on conflict on constraint erased_messages_pkey do nothing;
+
   -- Dead letters that name them, or a message of theirs.
   v_words := array(
     select p_sender_id where p_sender_id not like 'thread:%'
@@ -302,7 +424,7 @@ $$;
 comment on function convsync_api.erase_contact(text, text) is
 $c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
-ever; later ones start a new contact. Also for a person never seen: then conversation_id is null, and what comes later of before is
+ever, and so is what is done later to a message of before; later ones start a new contact. Also for a person never seen: then conversation_id is null, and what comes later of before is
 refused. Returns counts. Errors: ZC003, ZC006.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
@@ -391,3 +513,30 @@ $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is
 $c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
 remembers the horizon: facts from before it are not stored any more. Returns counts. Errors: ZC001, ZC003.$c$;
+
+create or replace function convsync_api.expire_pending_amendments(p_days integer)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_gone bigint;
+begin
+  if p_days is null or p_days < 1 then
+    raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
+  end if;
+  -- One janitor at a time; another one finds nothing to do.
+  if not pg_try_advisory_xact_lock(1668183670, 13) then
+    return 0;
+  end if;
+  delete from convsync.pending_amendments a
+  where a.first_seen_at < convsync_api._now() - p_days * interval '1 day';
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+comment on function convsync_api.expire_pending_amendments(integer) is
+$c$Deletes edits, reactions and unsends whose message has not come within p_days of the first of them; returns of how many messages.
+Errors: ZC003.$c$;

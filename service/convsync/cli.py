@@ -24,7 +24,16 @@ from psycopg import conninfo
 from pydantic import ValidationError
 
 from convsync import __version__
-from convsync.console import Table, escape_controls, progress, show_dead_letters, show_pages, show_run, stdout
+from convsync.console import (
+    Table,
+    escape_controls,
+    progress,
+    show_dead_letters,
+    show_pages,
+    show_run,
+    show_schema_drift,
+    stdout,
+)
 from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
@@ -443,13 +452,14 @@ async def status(page_id: str | None, json_: bool) -> None:
     """What is mirrored, how the syncs stand, what waits for attention."""
     async with open_store(load_settings()) as (store, _):
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
+        drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
         version = await store.schema_version()
     if json_:
-        print_json(
-            pages[0] if page_id else {"release": __version__, "schema_version": version, "pages": pages}
-        )
+        of_all = {"release": __version__, "schema_version": version, "pages": pages}
+        print_json({**(pages[0] if page_id else of_all), "schema_drift": drift})
     else:
         show_pages(pages)
+        show_schema_drift(drift)
 
 
 @main.command()

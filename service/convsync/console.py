@@ -130,6 +130,25 @@ def show_dead_letters(letters: list[Json]) -> None:
     stdout.print(table)
 
 
+def show_schema_drift(drift: list[Json]) -> None:
+    """What Meta sends that this release does not know; nothing, if there is nothing."""
+    if not drift:
+        return
+    stdout.print("\nUnknown to this release, kept with its events:", highlight=False)
+    table = Table("Name", "Page", "Source", "First seen", "Last seen", "Times")
+    table.columns[0].no_wrap = True
+    for one in drift:
+        table.add_row(
+            Text(escape_controls(one["name"])),
+            one["page_id"] or "",
+            one["source"],
+            one["first_seen_at"],
+            one["last_seen_at"],
+            str(one["occurrences"]),
+        )
+    stdout.print(table)
+
+
 def escape_controls(text: str) -> str:
     """Text that came from outside, fit for a terminal: control characters are spelt out."""
     return "".join(

@@ -69,7 +69,10 @@ class AlreadyRunning(ConvsyncError):
 
 
 class Erased(ConvsyncError):
-    """ZC006: the person was erased, or the row is gone."""
+    """ZC006: the person was erased, or what was asked for is gone.
+
+    For a position of the change feed `detail` has the `position` to go on from, once the mirror was read.
+    """
 
     code, status, title = "gone", 410, "Gone"
 

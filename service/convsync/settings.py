@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     public_url: str | None = None
     dead_letter_days: int = Field(default=30, ge=1, le=3650)
+    changes_days: int = Field(default=30, ge=1, le=3650)
     app_secret: SecretStr | None = None
     verify_token: SecretStr | None = None
     api_keys: SecretStr | None = None

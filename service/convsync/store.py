@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from convsync import errors, facts
 from convsync.facts import Fact, Json
+from convsync.observe.drift import Drift
 
 Row = TypeVar("Row")
 
@@ -297,6 +298,13 @@ class Store:
         )
         return erased
 
+    async def expire_pending_amendments(self, *, days: int) -> int:
+        """Of how many messages what waited for them was deleted."""
+        gone: int = await self._value(
+            "select convsync_api.expire_pending_amendments(p_days => %(days)s)", days=days
+        )
+        return gone
+
     async def request_deletion(self, *, app_user_id: str) -> Json:
         request: Json = await self._value(
             "select convsync_api.request_deletion(p_app_user_id => %(app_user_id)s)", app_user_id=app_user_id
@@ -314,6 +322,7 @@ class Store:
     async def changes_after(
         self, *, after: str | None, limit: int = 100, pages: Sequence[str] | None = None
     ) -> list[Change]:
+        """The changes after a position (None: all that are kept). `Erased` if some of them have expired."""
         return await self._all(
             Change,
             """select next_after as position, page_id, conversation_id, version, kinds, at
@@ -337,6 +346,15 @@ class Store:
             consumer=consumer,
             position=position,
         )
+
+    async def expire_changes(self, *, days: int, limit: int = 10_000) -> int:
+        """How many were deleted, at most `limit`: to be called again until it is 0."""
+        gone: int = await self._value(
+            "select convsync_api.expire_changes(p_days => %(days)s, p_limit => %(limit)s)",
+            days=days,
+            limit=limit,
+        )
+        return gone
 
     async def feed_lag(self) -> FeedLag:
         return await self._one(FeedLag, "select * from convsync_api.feed_lag()")
@@ -392,6 +410,31 @@ class Store:
     async def expire_dead_letters(self, *, days: int) -> int:
         gone: int = await self._value(
             "select convsync_api.expire_dead_letters(p_days => %(days)s)", days=days
+        )
+        return gone
+
+    # Schema drift
+
+    async def record_schema_drift(self, drift: Sequence[Drift]) -> int:
+        """Add these counts; told again after an answer that got lost, they count again."""
+        names: int = await self._value(
+            "select convsync_api.record_schema_drift(p_drift => %(drift)s)",
+            drift=Jsonb([asdict(one) for one in drift]),
+        )
+        return names
+
+    async def list_schema_drift(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
+                   p_limit => %(limit)s)""",
+                {"pages": None if pages is None else list(pages), "limit": limit},
+            )
+            return await cursor.fetchall()
+
+    async def expire_schema_drift(self, *, days: int) -> int:
+        gone: int = await self._value(
+            "select convsync_api.expire_schema_drift(p_days => %(days)s)", days=days
         )
         return gone
 

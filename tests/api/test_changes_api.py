@@ -27,11 +27,13 @@ from api_support import (
     said,
     sent_events,
 )
+from structlog.testing import capture_logs
 
 from convsync import store as store_module
 from convsync.errors import DatabaseUnavailable, TryAgain
 from convsync.facts import dump
 from convsync.web import sse
+from convsync.web.app import create_app, serve
 from convsync.web.state import LIFECYCLE
 
 CHANGES, STREAM = "/api/changes", "/api/changes/stream"
@@ -169,6 +171,97 @@ async def test_a_key_limited_to_pages_has_consumers_of_its_own(api: Api) -> None
     assert (await api.get(CHANGES, consumer="crm", key=LIMITED_TWICE))["changes"] != []
     answer = await api("POST", f"/api/changes/{'x' * 200}/position", {"position": later}, key=LIMITED)
     answer.is_problem(422, "invalid_argument")
+
+
+# --- what has expired
+
+
+async def expired(api: Api, owner: Owner, number: int) -> list[str]:
+    """Changes of which all but the last are gone; their positions."""
+    for turn in range(number):
+        await api.tell(said(f"m_{turn}", turn))
+    known = [change["position"] for change in await all_changes(api, number)]
+    owner.execute("update convsync.conversation_changes set changed_at = changed_at - interval '31 days'")
+    assert await api.store.expire_changes(days=30, limit=number - 1) == number - 1
+    return known
+
+
+async def test_who_was_away_for_too_long_is_told(api: Api, owner: Owner) -> None:
+    known = await expired(api, owner, 4)
+    # from the beginning of what is kept, and from where the deletion ended
+    assert [change["position"] for change in (await api.get(CHANGES))["changes"]] == known[3:]
+    assert [change["position"] for change in (await api.get(CHANGES, after=known[2]))["changes"]] == known[3:]
+    for path in (CHANGES, STREAM):
+        document = (await api("GET", path, after=known[1])).is_problem(410, "gone")
+        assert document["position"] == known[3]
+    answer = await api("GET", STREAM, headers={"Last-Event-ID": known[1]})
+    answer.is_problem(410, "gone")
+    # a consumer goes on once it has read the mirror and says from where
+    await api("POST", "/api/changes/crm/position", {"position": known[0]})
+    document = (await api("GET", CHANGES, consumer="crm")).is_problem(410, "gone")
+    await api("POST", "/api/changes/crm/position", {"position": document["position"]})
+    assert (await api.get(CHANGES, consumer="crm"))["changes"] == []
+    await api.tell(said("m_new", 9))
+    [change] = await all_changes(api, 1, consumer="crm")
+    assert change["version"] == 5
+
+
+async def test_a_key_whose_pages_lost_nothing_is_not_told(api: Api, owner: Owner) -> None:
+    """A Page on which nothing happens is no reason to read it again."""
+    await api.tell(said("m_quiet", page=OTHER_PAGE))
+    [quiet] = [change["position"] for change in await all_changes(api, 1)]
+    await expired(api, owner, 4)
+    (await api("GET", CHANGES, after=quiet)).is_problem(410, "gone")
+    assert (await api.get(CHANGES, after=quiet, key=LIMITED))["changes"] == []
+
+
+async def test_a_stream_that_falls_too_far_behind_ends(
+    api: Api, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot tell any more with what it has begun; who comes back with its last position is told."""
+    known = await expired(api, owner, 3)
+    real, behind = store_module.Store.changes_after, False
+
+    async def changes_after(self: Any, **more: Any) -> Any:
+        return await real(self, **({**more, "after": known[0]} if behind else more))
+
+    monkeypatch.setattr(store_module.Store, "changes_after", changes_after)
+    async with api.client.get(STREAM, headers={"Authorization": f"Bearer {READ}"}) as response:
+        await take(sent_events(response), 1)
+        with capture_logs() as logs:
+            behind = True
+            async with asyncio.timeout(10):
+                assert await response.content.read() == b""
+    assert [line["event"] for line in logs if line["event"] == "stream_broken"] == []
+
+
+async def test_the_janitor_deletes_what_is_old_in_batches(
+    settings: Any, database: Any, owner: Owner, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for turn in range(5):
+        await api.tell(said(f"m_{turn}", turn))
+    await all_changes(api, 5)
+    owner.execute(
+        """update convsync.conversation_changes set changed_at = changed_at - interval '8 days'
+           where version < 5"""
+    )
+    real, asked = store_module.Store.expire_changes, []
+
+    async def expire_changes(self: Any, *, days: int) -> Any:
+        asked.append(days)
+        return await real(self, days=days, limit=2)
+
+    monkeypatch.setattr(store_module.Store, "expire_changes", expire_changes)
+    app = create_app(settings.model_copy(update={"changes_days": 7}), database.service_url)
+    runner = await serve(app, "127.0.0.1", 0)
+
+    async def tidied() -> bool | None:
+        return len(asked) >= 3 or None
+
+    await eventually(tidied)
+    await runner.cleanup()
+    assert asked == [7, 7, 7], "two, two, and none"
+    assert [change["version"] for change in (await api.get(CHANGES))["changes"]] == [5]
 
 
 # --- as a stream

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from itertools import permutations
 from typing import Any, LiteralString
 
 import orjson
@@ -709,6 +710,7 @@ EMPTY: tuple[LiteralString, ...] = (
     "delete from convsync.dead_letters",
     "delete from convsync.messenger_conversations",
     "delete from convsync.erased_contacts",
+    "delete from convsync.erased_messages",
     "delete from convsync.pages",
 )
 
@@ -736,7 +738,7 @@ def test_erasing_before_or_after_or_amid_the_old_facts_gives_the_same_mirror(
     chance = random.Random(seed)  # noqa: S311
     old = [*history(), snapshot(), *BOBS]
     new = [
-        *history(start=5000),
+        *history(name="anew", start=5000),
         snapshot(updated=5009, seen=9000, name="Anew"),
         told("m_bob2", 5000, "x", BOB),
     ]
@@ -756,6 +758,174 @@ def test_erasing_before_or_after_or_amid_the_old_facts_gives_the_same_mirror(
     expected = run(amid=False)
     assert expected["events"]
     assert run(amid=True) == expected
+
+
+LATER: list[Fact] = [
+    Edit(PAGE, ADA, "m_ada1", at(4000), 2, "MARKER, edited after the erasure"),
+    Reaction(PAGE, ADA, "m_ada1", at(4001), ADA, "react", "love"),
+    Unsend(PAGE, ADA, "m_ada1", at(4002)),
+]
+# The message as a webhook told it, as Graph tells it, and as a thread without a customer has it.
+OLD_COPIES: dict[str, Fact] = {
+    "webhook": Message(PAGE, ADA, "m_ada1", "in", at(1.25), "MARKER"),
+    "graph": Message(PAGE, ADA, "m_ada1", "in", at(1), "MARKER", observed_at=at(7200)),
+    "nobody": Message(PAGE, f"thread:{THREAD}", "m_ada1", "in", at(1), "MARKER", observed_at=at(7200)),
+    "an older edit": Edit(PAGE, ADA, "m_ada1", at(4), 1, "MARKER"),
+}
+
+
+def prepare(service: Connection, owner: Connection, known: str) -> None:
+    """The person is erased: with the message, with an amendment that waited for it, or with neither."""
+    emptied(owner)
+    call(service, "select convsync_api.add_page('1001')")
+    if known == "message":
+        ingest(service, OLD_COPIES["webhook"], snapshot())
+    elif known == "amendment":
+        ingest(service, OLD_COPIES["an older edit"], snapshot())
+    else:
+        ingest(service, snapshot())
+    erase(service)
+
+
+@pytest.mark.parametrize("known", ["nothing", "message", "amendment"])
+@pytest.mark.parametrize("copy", OLD_COPIES)
+def test_what_is_done_later_to_a_message_of_before_does_not_stay_in_any_order(
+    service: Connection, owner: Connection, known: str, copy: str
+) -> None:
+    """Its message is refused before, between or after them, or in the same call."""
+    facts = [*LATER, OLD_COPIES[copy]]
+    mirrors = []
+    for order in permutations(facts):
+        for calls in ([[fact] for fact in order], [order], [order, order]):
+            prepare(service, owner, known)
+            for batch in calls:
+                ingest(service, *batch)
+            mirrors.append(mirror(owner))
+            assert traces_but_the_contact(owner) == []
+    assert mirrors[0]["events"] == mirrors[0]["pending"] == []
+    assert all(each == mirrors[0] for each in mirrors)
+
+
+def traces_but_the_contact(owner: Connection) -> list[str]:
+    """Who edits a message after their erasure is a contact anew; nothing but their id may be there."""
+    return [line for line in traces(owner) if not line.startswith("messenger_conversations: ")]
+
+
+@pytest.mark.parametrize("known", ["message", "amendment"])
+def test_what_is_done_later_to_a_message_that_was_erased_is_not_kept(
+    service: Connection, owner: Connection, known: str
+) -> None:
+    """Nobody tells the message again: it was here, or something that was done to it."""
+    for order in permutations(LATER):
+        prepare(service, owner, known)
+        ingest(service, *order)
+        assert traces_but_the_contact(owner) == []
+        assert mirror(owner)["pending"] == []
+
+
+def test_what_is_done_to_a_new_message_waits_for_it_in_any_order(
+    service: Connection, owner: Connection
+) -> None:
+    """Only messages of before are known as such: nothing of the new contact is lost."""
+    new: list[Fact] = [
+        Message(PAGE, ADA, "m_new", "in", at(4000), "new"),
+        Edit(PAGE, ADA, "m_new", at(4010), 1, "new, edited"),
+        Reaction(PAGE, ADA, "m_new", at(4011), ADA, "react", "love"),
+    ]
+    mirrors = []
+    for order in permutations([*new, OLD_COPIES["webhook"], LATER[0]]):
+        prepare(service, owner, "nothing")
+        for fact in order:
+            ingest(service, fact)
+        mirrors.append(mirror(owner))
+    [event] = mirrors[0]["events"]
+    assert (event["row"]["body"], mirrors[0]["pending"]) == ("new, edited", [])
+    assert all(each == mirrors[0] for each in mirrors)
+
+
+def test_a_message_of_the_very_second_of_the_erasure_keeps_what_waits_for_it(
+    service: Connection, owner: Connection
+) -> None:
+    """Graph's whole second is refused, the webhook's millisecond is not: the message itself is of after."""
+    facts: list[Fact] = [
+        Message(PAGE, ADA, "m_2", "in", at(3600), "new", observed_at=at(7200)),
+        Message(PAGE, ADA, "m_2", "in", at(3600.9), "new"),
+        Edit(PAGE, ADA, "m_2", at(3700), 1, "new, edited"),
+    ]
+    mirrors = []
+    for order in permutations(facts):
+        prepare(service, owner, "nothing")
+        service.execute("select set_config('convsync.now', %s, false)", [at(3600.5).isoformat()])
+        erase(service)
+        for fact in order:
+            ingest(service, fact)
+        [event] = mirror(owner)["events"]
+        mirrors.append((event["row"]["body"], mirror(owner)["pending"]))
+        service.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+    assert mirrors == [("new, edited", [])] * 6
+
+
+def test_others_who_say_something_of_that_message_id_on_another_page_are_heard(
+    service: Connection, owner: Connection
+) -> None:
+    prepare(service, owner, "message")
+    ingest(service, Edit(OTHER_PAGE, ADA, "m_ada1", at(4000), 1, "elsewhere"))
+    assert [row["row"]["page_id"] for row in mirror(owner)["pending"]] == [OTHER_PAGE]
+
+
+@pytest.mark.parametrize("refusal_first", [True, False])
+def test_a_message_is_refused_while_something_is_said_of_it(
+    connect: Connect, service: Connection, owner: Connection, refusal_first: bool
+) -> None:
+    """One waits for the other and then knows of it."""
+    prepare(service, owner, "nothing")
+    ingest(service, told("m_new", 4000, "the contact is there already", ADA))
+    first, second = connect(), connect()
+    for session in (first, second):
+        session.execute("select set_config('convsync.now', %s, false)", [at(5000).isoformat()])
+
+    def refuse(session: Connection) -> list[Json]:
+        return ingest(session, OLD_COPIES["webhook"])
+
+    def amend(session: Connection) -> list[Json]:
+        return ingest(session, LATER[0])
+
+    do_first, do_second = (refuse, amend) if refusal_first else (amend, refuse)
+    _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
+    late.result()
+    assert mirror(owner)["pending"] == []
+    assert traces_but_the_contact(owner) == []
+
+
+def test_what_waits_for_a_message_that_never_comes_goes_after_its_time(
+    service: Connection, owner: Connection
+) -> None:
+    def expire(days: int | None) -> int:
+        gone: int = call(service, "select convsync_api.expire_pending_amendments(%(days)s)", days=days)
+        return gone
+
+    ingest(service, Edit(PAGE, ADA, "m_w1", at(1), 1, "waits"), Unsend(PAGE, ADA, "m_w1", at(2)))
+    service.execute("select set_config('convsync.now', %s, false)", [at(20 * 86400).isoformat()])
+    ingest(service, Edit(PAGE, BOB, "m_w2", at(1), 1, "waits"), Edit(PAGE, ADA, "m_w1", at(3), 2, "waits"))
+    service.execute("select set_config('convsync.now', %s, false)", [at(31 * 86400).isoformat()])
+    assert expire(31) == 0
+    assert expire(30) == 1
+    assert [row["row"]["message_id"] for row in mirror(owner)["pending"]] == ["m_w2"]
+    for days in (0, None):
+        with pytest.raises(psycopg.DatabaseError) as caught:
+            expire(days)
+        assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "p_days")
+
+
+def test_two_who_expire_what_waits_at_once(connect: Connect, service: Connection) -> None:
+    busy = connect()
+    busy.execute("begin")
+    for session, expected in ((busy, 1), (service, 0)):
+        if session is busy:
+            ingest(service, Edit(PAGE, ADA, "m_w1", at(1), 1, "waits"))
+        session.execute("select set_config('convsync.now', %s, false)", [at(99 * 86400).isoformat()])
+        assert call(session, "select convsync_api.expire_pending_amendments(30)") == expected
+    busy.execute("commit")
 
 
 # --- retention
@@ -842,6 +1012,28 @@ def test_edits_that_wait_and_the_snippet_obey_the_horizon(service: Connection, o
     ingest(service, Thread(PAGE, ADA, "t_1", at(70), snippet))
     assert "MARKER" not in dumped(owner)
     assert rows(owner, "select unread_count from convsync.messenger_conversations") == [{"unread_count": 3}]
+
+
+def test_what_is_done_later_to_a_purged_message_is_judged_by_its_own_time_in_any_order(
+    service: Connection, owner: Connection
+) -> None:
+    """It is newer than the horizon, and waits like any other: until the horizon or its time comes."""
+    facts: list[Fact] = [
+        told("m_1", 1, "MARKER", ADA),
+        Edit(PAGE, ADA, "m_1", at(5), 1, "MARKER"),
+        Edit(PAGE, ADA, "m_1", at(50), 2, "after the horizon"),
+    ]
+    for order in permutations(facts):
+        emptied(owner)
+        call(service, "select convsync_api.add_page('1001')")
+        purge(service, 10)
+        for fact in order:
+            ingest(service, fact)
+        assert "MARKER" not in dumped(owner)
+        [waiting] = rows(owner, "select message_id, edited_text from convsync.pending_amendments")
+        assert waiting == {"message_id": "m_1", "edited_text": "after the horizon"}
+        purge(service, 60)
+        assert rows(owner, "select from convsync.pending_amendments") == []
 
 
 def test_a_purge_in_parts_is_repeated_while_there_is_more(service: Connection, owner: Connection) -> None:

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 from sessions import (
@@ -348,3 +349,245 @@ def test_numbers_that_a_restore_brought_do_not_pass_for_the_present_one(
     call(service, "select convsync_api.begin_feed_epoch()")
     query = "select version_xid from convsync.messenger_conversations"
     assert rows(owner, query) == [{"version_xid": None}]
+
+
+# --- retention
+
+DAY = 86_400
+
+
+def stand_at(connection: Connection, days: float) -> None:
+    connection.execute("select set_config('convsync.now', %s, false)", [at(days * DAY).isoformat()])
+
+
+def expire(connection: Connection, days: int | None = 30, **more: int | None) -> int:
+    gone: int = call(
+        connection,
+        """select convsync_api.expire_changes(p_days => %(days)s, p_unread_days => %(unread)s,
+           p_limit => %(limit)s)""",
+        **{"days": days, "unread": None, "limit": 10_000, **more},
+    )
+    return gone
+
+
+def refusal(connection: Connection, after: str, **more: Any) -> Json:
+    """The detail of the ZC006 with which a position is refused."""
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        changes(connection, after, **more)
+    assert caught.value.sqlstate == "ZC006"
+    assert "Read the mirror again" in (caught.value.diag.message_hint or "")
+    detail: Json = orjson.loads(caught.value.diag.message_detail or "")
+    assert set(detail) == {"position"}
+    return detail
+
+
+def ten_days(connection: Connection) -> list[str]:
+    """A change a day, of two Pages in turn; the positions. The clock then stands an hour before day 35."""
+    for day in range(10):
+        stand_at(connection, day)
+        ingest(connection, told(f"m_{day}", day, page=(PAGE, OTHER_PAGE)[day % 2]))
+    found = [row["position"] for row in all_changes(connection, 10)]
+    stand_at(connection, 35 - 1 / 24)
+    return found
+
+
+@pytest.mark.parametrize("expired", range(11))
+def test_a_reader_is_told_if_and_only_if_it_has_missed_something(service: Connection, expired: int) -> None:
+    """Whatever position of whichever reader: it gets all that came after it, or it is refused."""
+    whole = ten_days(service)
+    readers = (None, [PAGE], [OTHER_PAGE], [PAGE, OTHER_PAGE], ["nobody's"], [])
+    known = [changes(service, pages=pages) for pages in readers]
+    stand_at(service, 365)
+    if expired:
+        assert expire(service, limit=expired) == expired
+    gone = set(whole[:expired])
+    for pages, feed in zip(readers, known, strict=True):
+        assert changes(service, pages=pages) == [row for row in feed if row["position"] not in gone]
+        for position in ["0-0-0", *whole]:
+            after = [row for row in feed if order(row["position"]) > order(position)]
+            if any(row["position"] in gone for row in after):
+                assert refusal(service, position, pages=pages) == {"position": whole[-1]}
+            else:
+                assert changes(service, position, pages=pages) == after
+
+
+def test_what_is_old_enough_goes_and_where_it_ended_is_a_good_position(service: Connection) -> None:
+    whole = ten_days(service)
+    assert expire(service, 30) == 5, "those of the days 0 to 4 are older than 30 days"
+    assert expire(service, 30) == 0
+    assert [row["position"] for row in changes(service)] == whole[5:]
+    assert [row["position"] for row in changes(service, whole[4])] == whole[5:]
+    refusal(service, whole[3])
+    stand_at(service, 100)
+    assert expire(service, 30) == 5
+    # one who had read everything has missed nothing
+    assert changes(service, whole[-1]) == changes(service) == []
+    assert refusal(service, whole[-2]) == {"position": whole[-1]}
+
+
+def test_who_was_told_goes_on_without_a_gap(connect: Connect, service: Connection) -> None:
+    """The position is of before the mirror is read: what commits in between comes again."""
+    [first, *_] = ten_days(service)
+    expire(service, 30)
+    slow = connect("a slow writer")
+    slow.execute("begin")
+    ingest(slow, told("m_slow", 1))
+    ingest(service, told("m_b", 1, sender=BOB))
+    position = refusal(service, first)["position"]
+    assert changes(service, position) == [], "held back behind the slow writer"
+    slow.execute("commit")
+    found = eventually(lambda: f if len(f := changes(service, position)) == 2 else [])
+    assert [row["version"] for row in found] == [6, 1]
+
+
+def test_it_goes_in_parts_and_in_the_order_in_which_it_is_read(service: Connection) -> None:
+    whole = ten_days(service)
+    stand_at(service, 365)
+    for left in (7, 4, 1, 0):
+        assert expire(service, limit=3) == min(3, left + 3 if left else 1)
+        assert [row["position"] for row in changes(service)] == whole[10 - left :]
+    assert expire(service, limit=3) == 0
+
+
+def test_a_young_change_keeps_the_older_ones_that_come_after_it(service: Connection) -> None:
+    """Clocks and transaction numbers need not agree, and the feed has no holes."""
+    for days, mid in ((0, "m_1"), (34, "m_young"), (1, "m_old")):
+        stand_at(service, days)
+        ingest(service, told(mid))
+    whole = [row["position"] for row in all_changes(service, 3)]
+    stand_at(service, 35)
+    assert expire(service, 30) == 1
+    assert [row["position"] for row in changes(service)] == whole[1:]
+    stand_at(service, 70)
+    assert expire(service, 30) == 2
+
+
+def test_what_a_named_consumer_has_not_read_stays_for_a_while(service: Connection) -> None:
+    whole = ten_days(service)
+    for consumer, position in (("ahead", whole[8]), ("behind", whole[2])):
+        service.execute("select convsync_api.set_feed_position(%s, %s)", [consumer, position])
+    assert expire(service, 30) == 3, "up to where the one that is behind has come"
+    assert [row["position"] for row in changes(service, whole[2])] == whole[3:]
+    assert expire(service, 30) == 0
+    service.execute("select convsync_api.set_feed_position('behind', %s)", [whole[3]])
+    assert expire(service, 30) == 1
+    # but not for ever: it will be told
+    stand_at(service, 95)
+    assert expire(service, 30, unread=96) == 0
+    assert expire(service, 30) == 1, "those up to day 4 are older than 90 days"
+    assert expire(service, 30, unread=30) == 5
+    refusal(service, call(service, "select convsync_api.feed_position('behind')"))
+
+
+def test_what_is_held_back_from_its_readers_stays(connect: Connect, service: Connection) -> None:
+    whole = ten_days(service)
+    slow = connect("a slow report")
+    slow.execute("begin")
+    slow.execute("select pg_current_xact_id()")
+    stand_at(service, 0)
+    ingest(service, told("m_late", 1, sender=BOB))
+    stand_at(service, 365)
+    assert expire(service) == len(whole)
+    assert changes(service, whole[-1]) == []
+    slow.execute("rollback")
+    assert len(eventually(lambda: changes(service, whole[-1]))) == 1
+    assert expire(service) == 1
+
+
+def test_what_another_cluster_left_goes_first(service: Connection, owner: Connection) -> None:
+    whole = ten_days(service)
+    wake_up_elsewhere(owner, 1_000_000)
+    call(service, "select convsync_api.begin_feed_epoch()")
+    ingest(service, told("m_new", 10))
+    [*old, new] = [row["position"] for row in all_changes(service, 11)]
+    assert len(old) == len(whole)
+    assert expire(service, 30) == 5
+    assert refusal(service, old[3]) == {"position": new}
+    assert [row["position"] for row in changes(service, old[4])] == [*old[5:], new]
+    stand_at(service, 365)
+    assert expire(service) == 6
+    assert changes(service, new) == []
+    refusal(service, old[-1])
+
+
+def test_two_who_expire_at_once(connect: Connect, service: Connection) -> None:
+    ten_days(service)
+    busy = connect()
+    stand_at(busy, 35)
+    busy.execute("begin")
+    assert expire(busy) == 5
+    assert expire(service) == 0
+    busy.execute("commit")
+
+
+@pytest.mark.parametrize(
+    ("days", "unread", "hint"),
+    [(0, None, "p_days"), (None, None, "p_days"), (40_000, None, "p_days"), (30, 29, "p_unread_days")],
+)
+def test_a_retention_is_a_number_of_days(
+    service: Connection, days: int | None, unread: int | None, hint: str
+) -> None:
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        expire(service, days, unread=unread)
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", hint)
+
+
+def test_a_reader_among_writers_and_a_janitor_misses_nothing_unless_it_is_told(
+    connect: Connect, service: Connection
+) -> None:
+    """Changes go as soon as they can be read; a reader that is told begins anew from where it is told to."""
+    writers, rounds = 3, 30
+    ingest(service, *(told(f"m_{n}", sender=f"20{n:02}") for n in range(writers)))
+    newest: dict[int, int] = {}
+    done = threading.Event()
+
+    def write(number: int) -> None:
+        chance, connection = random.Random(number), connect(f"writer {number}")  # noqa: S311
+        for turn in range(rounds):
+            connection.execute("begin")
+            ingest(connection, told(f"m_{number}_{turn}", turn, sender=f"20{number:02}"))
+            connection.execute("select pg_sleep(%s)", [chance.choice([0, 0.005, 0.02])])
+            connection.execute("commit")
+
+    def tidy() -> None:
+        chance, connection = random.Random(99), connect("janitor")  # noqa: S311
+        stand_at(connection, 100_000)
+        while not done.is_set():
+            expire(connection, limit=chance.randint(1, 5))
+
+    def read() -> int:
+        connection, last, times_told = connect("reader"), "0-0-0", 0
+        while True:
+            over = done.is_set()
+            try:
+                found = changes(connection, last, limit=2)
+            except psycopg.DatabaseError as error:
+                assert error.sqlstate == "ZC006"  # noqa: PT017
+                times_told += 1
+                further = orjson.loads(error.diag.message_detail or "")["position"]
+                assert order(further) > order(last)
+                last = further
+                mirror = rows(connection, "select convsync_api.list_conversations('1001') d")[0]["d"]
+                found = [
+                    {"conversation_id": int(one["conversation_id"]), "version": one["version"]}
+                    for one in mirror["conversations"]
+                ]
+            else:
+                last = found[-1]["position"] if found else last
+            for row in found:
+                known = newest.get(row["conversation_id"], 0)
+                newest[row["conversation_id"]] = max(known, row["version"])
+            if over and not found:
+                return times_told
+
+    with ThreadPoolExecutor(writers + 2) as threads:
+        reading, tidying = threads.submit(read), threads.submit(tidy)
+        try:
+            list(threads.map(write, range(writers)))
+        finally:
+            # the last changes can be read once nobody holds them back
+            eventually(lambda: not rows(service, "select * from convsync_api.feed_lag()")[0]["held_back"])
+            done.set()
+        tidying.result(timeout=60)
+        assert reading.result(timeout=60) > 0
+    assert list(newest.values()) == [rounds + 1] * writers

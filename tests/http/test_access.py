@@ -85,6 +85,7 @@ CALLS: dict[tuple[str, str], Call] = {
     # A stream that began would not end; a position that is none is told before it begins.
     ("GET", "/api/changes/stream"): Call(422, query=lambda _: {"after": "none"}),
     ("GET", "/api/dead-letters"): Call(200),
+    ("GET", "/api/schema-drift"): Call(200),
     ("GET", "/api/dead-letters/{dead_letter_id}"): Call(404, "/api/dead-letters/1"),
     ("POST", "/api/dead-letters/{dead_letter_id}/replay"): Call(404, "/api/dead-letters/1/replay"),
     ("POST", "/api/dead-letters/{dead_letter_id}/discard"): Call(

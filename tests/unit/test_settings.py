@@ -123,6 +123,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert (settings.graph_url, settings.graph_version) == ("https://graph.facebook.com", "v26.0")
     assert (settings.calls_per_second, settings.log_format) == (2.0, "console")
+    assert (settings.dead_letter_days, settings.changes_days) == (30, 30)
     assert settings.embedded
     assert settings.on_loopback
     assert settings.app_secret is settings.verify_token is settings.api_keys is settings.token_key is None
@@ -140,6 +141,14 @@ def test_the_environment_comes_before_the_file_and_an_empty_value_counts_as_unse
     settings = Settings()
     assert (settings.port, settings.graph_version) == (9002, "v25.0")
     assert settings.app_secret == SecretStr("from-the-file")
+
+
+@pytest.mark.parametrize("name", ["dead_letter_days", "changes_days"])
+@pytest.mark.parametrize("days", ["0", "-1", "3651", "soon"])
+def test_a_retention_is_a_day_or_more(name: str, days: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"CONVSYNC_{name.upper()}", days)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
 
 
 def test_settings_show_asterisks_for_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,7 +270,7 @@ def test_an_event_that_asserts_nothing_more_is_kept_under_a_digest(
 def test_an_unknown_kind_is_kept_whole_and_reported() -> None:
     event = {**FROM_PERSON, "message_pinned": {"mid": MID, "deep": [1, {"a": None}]}}
     kept(only(event), "unknown", event)
-    assert read(envelope(event)).unknown == ["event.message_pinned"]
+    assert read(envelope(event)).unknown == [(PAGE, "event.message_pinned")]
 
 
 def test_unknown_fields_are_kept_and_reported() -> None:
@@ -283,7 +283,11 @@ def test_unknown_fields_are_kept_and_reported() -> None:
     }
     told = {"mood": "good", "event": {"sender": {"username": "u"}, "surface": "web"}}
     assert only(event) == message(text="a", told=told)
-    assert sorted(read(envelope(event)).unknown) == ["event.surface", "message.mood", "sender.username"]
+    assert sorted(read(envelope(event)).unknown) == [
+        (PAGE, "event.surface"),
+        (PAGE, "message.mood"),
+        (PAGE, "sender.username"),
+    ]
 
 
 def test_an_unknown_part_beside_a_kind_that_cannot_keep_it_is_an_event_of_its_own() -> None:
@@ -403,7 +407,7 @@ def test_without_a_time_of_its_own_an_event_has_that_of_its_entry_else_of_receip
 
 def test_an_unreadable_time_of_the_entry_is_only_reported() -> None:
     delivery = read(envelope({**FROM_PERSON, "message": {"mid": MID}}, time="noon"))
-    assert delivery.unknown == ["entry.time"]
+    assert delivery.unknown == [(PAGE, "entry.time")]
     assert delivery.facts == [message()]
 
 
@@ -506,10 +510,14 @@ def test_a_change_with_an_event_inside_is_read_as_the_event() -> None:
 
 def test_changed_fields_without_values_are_reported() -> None:
     delivery = read(
-        {"object": "page", "entry": [{"id": PAGE, "time": 1, "changed_fields": ["messages", "x"]}]}
+        {"object": "page", "entry": [{"id": PAGE, "time": 1, "changed_fields": ["messages", "x", {"a": 1}]}]}
     )
     assert delivery.facts == []
-    assert delivery.unknown == ["changed_fields.messages", "changed_fields.x"]
+    assert delivery.unknown == [
+        (PAGE, "changed_fields.messages"),
+        (PAGE, "changed_fields.x"),
+        (PAGE, "changed_fields.dict"),
+    ]
 
 
 def test_the_bare_form_of_a_dashboard_test_is_understood() -> None:
@@ -593,7 +601,7 @@ def test_an_object_of_another_kind_is_a_dead_letter_of_no_page() -> None:
     assert fact.page_id == ""
     assert orjson.loads(fact.raw) == body
     assert delivery.pages == set()
-    assert delivery.unknown == ["object.user"]
+    assert delivery.unknown == [("", "object.user")]
 
 
 def test_a_dead_letter_is_an_envelope_that_can_be_read_again() -> None:
@@ -665,9 +673,16 @@ def test_an_id_of_any_number_of_digits_is_kept_exactly() -> None:
 
 def test_names_in_drift_are_printable_and_short() -> None:
     delivery = read(envelope({**FROM_PERSON, "a\nb\ud800" + "x" * 500: 1}))
-    (name,) = delivery.unknown
+    ((page_id, name),) = delivery.unknown
+    assert page_id == PAGE
     assert name.isprintable()
     assert len(name) < 200
+    assert read({"object": "page", "entry": [], "": 1}).unknown == [("", "(empty)")]
+
+
+def test_a_name_in_drift_is_nobodys_id() -> None:
+    event = {**FROM_PERSON, "message": {"mid": MID, f"seen_by_{PAGE}_v12": True}}
+    assert read(envelope(event)).unknown == [(PAGE, "message.seen_by_#_v12")]
 
 
 KEYS = st.sampled_from(

@@ -16,6 +16,7 @@ from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.observe.alerts import Alerter, webhook_post
+from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.observe.watch import WriteWatch
 from convsync.settings import Settings
@@ -32,6 +33,7 @@ from convsync.web.routes import (
     health,
     metrics,
     pages,
+    schema_drift,
     sync,
     webhook,
 )
@@ -40,6 +42,7 @@ from convsync.web.state import (
     ALERTER,
     COMMIT,
     CONTACTS,
+    DRIFT,
     GRAPH,
     LIFECYCLE,
     METRICS,
@@ -57,11 +60,24 @@ from convsync.webhook.group_commit import GroupCommit
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
 _LAST_NOTICES_SECONDS = 2.0
+_DRIFT_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.5
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
-_MODULES = (changes, compliance, console, conversations, dead_letters, health, metrics, pages, sync, webhook)
+_MODULES = (
+    changes,
+    compliance,
+    console,
+    conversations,
+    dead_letters,
+    health,
+    metrics,
+    pages,
+    schema_drift,
+    sync,
+    webhook,
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -145,7 +161,8 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
     )
-    app[COMMIT], app[RUNNER], app[CONTACTS] = commit, runner, contacts
+    drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
+    app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     app[METRICS] = ServiceMetrics(
         build={"version": __version__, "schema": app[SCHEMA]},
         path=path,
@@ -159,7 +176,8 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         committing = group.create_task(commit.run(), name="group commit")
         supervising = group.create_task(runner.supervise(), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
-        tidying = group.create_task(_tidy(store, settings.dead_letter_days), name="janitor")
+        counting = group.create_task(drift.run(), name="schema drift")
+        tidying = group.create_task(_tidy(store, settings), name="janitor")
         watching = group.create_task(watch.run(), name="write watch")
         telling = group.create_task(alerter.run(), name="alerts")
         yield
@@ -168,9 +186,10 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        for task in (tidying, reading, supervising):
+        for task in (tidying, counting, reading, supervising):
             await _end(task)
         await committing
+        await drift.close(_DRIFT_SECONDS)
         await alerter.drain(_LAST_NOTICES_SECONDS)
         await _end(telling)
 
@@ -186,19 +205,32 @@ async def _end(task: asyncio.Task[None]) -> None:
         await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
 
 
-async def _tidy(store: Store, dead_letter_days: int) -> None:
-    """Once at the start and then daily: the feed's epoch, and dead letters past their time."""
+async def _tidy(store: Store, settings: Settings) -> None:
+    """Once at the start and then daily: the feed's epoch, and what is past its time."""
     while True:
         try:
             await store.begin_feed_epoch()
-            gone = await store.expire_dead_letters(days=dead_letter_days)
+            gone = {
+                "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
+                "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
+                "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
+                "changes": await _expire_changes(store, settings.changes_days),
+            }
         except errors.ConvsyncError as error:
             _log.warning("not_tidied", error=error.message)
             await asyncio.sleep(_TIDY_AGAIN_SECONDS)
         else:
-            if gone:
-                _log.info("dead_letters_expired", count=gone)
+            for what, count in gone.items():
+                if count:
+                    _log.info(f"{what}_expired", count=count)
             await asyncio.sleep(_DAY_SECONDS)
+
+
+async def _expire_changes(store: Store, days: int) -> int:
+    gone = 0
+    while batch := await store.expire_changes(days=days):
+        gone += batch
+    return gone
 
 
 async def _stop_taking(app: web.Application) -> None:

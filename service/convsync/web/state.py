@@ -8,6 +8,7 @@ from aiohttp import web
 
 from convsync.graph.client import GraphClient
 from convsync.observe.alerts import Alerter
+from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.settings import Settings
 from convsync.store import Store
@@ -33,6 +34,7 @@ GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
 TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
+DRIFT: web.AppKey[DriftRecorder] = web.AppKey("drift", DriftRecorder)
 CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
 WRITE_PATH: web.AppKey[WritePath] = web.AppKey("write_path", WritePath)
 METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)

@@ -18,6 +18,7 @@ What each kind becomes (decided here, and nowhere else):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +53,8 @@ _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD_KEYS = frozenset(("sender", "recipient", "timestamp"))
 _MESSAGE_OWN = frozenset(("mid", "text", "is_echo"))
 _ACCOMPANYING = _HEAD_KEYS | {"prior_message"}
+# An object that is keyed by people has their ids for names, one each.
+_LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
@@ -156,9 +159,9 @@ def validated(model: type[_Body], value: object, name: str) -> _Body:
 
 
 def drift_name(*path: str) -> str:
-    """A name for something unheard of that is safe to log: printable and short."""
-    name = ".".join(path)[:100]
-    return name if name.isprintable() else ascii(name)[1:-1]
+    """A name for something unheard of that is safe to log and to keep: printable, short, nobody's id."""
+    name = _LONG_NUMBER.sub("#", ".".join(path))[:100]
+    return (name if name.isprintable() else ascii(name)[1:-1]) or "(empty)"
 
 
 def person_of(party: Party | None) -> str | None:

@@ -62,14 +62,15 @@ class NotAnEnvelope(UnreadableError):
 class Delivery:
     """What one delivery says.
 
-    `unknown` names what nobody here has heard of (kinds of event, fields, channels), once per
-    occurrence: schema drift, to be counted. `threads_to_read` are (page_id, thread_id) of `conversations`
-    changes, which tell that a thread changed but not how.
+    `unknown` are (page_id, name) of what nobody here has heard of (kinds of event, fields, channels), once
+    per occurrence: schema drift, to be counted. The page_id is empty where no Page is named.
+    `threads_to_read` are (page_id, thread_id) of `conversations` changes, which tell that a thread changed
+    but not how.
     """
 
     facts: list[Fact] = field(default_factory=list)
     pages: set[str] = field(default_factory=set)
-    unknown: list[str] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
     threads_to_read: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -86,7 +87,7 @@ def parse(raw: bytes, received_at: datetime) -> Delivery:
         reader = _Reader(raw, kind, received_at, exact)
         for key in body:
             if key not in ("object", "entry"):
-                reader.drift(key)
+                reader.drift("", key)
         for entry in entries:
             reader.entry(entry)
         return reader.delivery
@@ -130,8 +131,8 @@ class _Reader:
         self.exact = exact
         self.delivery = Delivery()
 
-    def drift(self, *path: str) -> None:
-        self.delivery.unknown.append(drift_name(*path))
+    def drift(self, page_id: str, *path: str) -> None:
+        self.delivery.unknown.append((page_id, drift_name(*path)))
 
     def dead(self, page_id: str, reason: str, part: Json) -> None:
         """Keep `part` of an envelope: `{"entry": [..]}`, or a bare change."""
@@ -150,7 +151,7 @@ class _Reader:
     def entry(self, entry: object) -> None:
         whole: Json = {"object": self.kind, "entry": [entry]}
         if self.kind not in _OBJECTS:
-            self.drift("object", self.kind)
+            self.drift("", "object", self.kind)
             self.dead("", "object: neither page nor instagram", whole)
             return
         if not isinstance(entry, dict):
@@ -162,7 +163,7 @@ class _Reader:
             self.dead("", f"entry.id: {error.errors()[0]['msg']}", whole)
             return
         self.delivery.pages.add(page_id)
-        entry_time = self._time(entry.get("time"))
+        entry_time = self._time(page_id, entry.get("time"))
         envelope: Json = {"id": entry["id"]}
         if "time" in entry:
             envelope["time"] = entry["time"]
@@ -178,14 +179,15 @@ class _Reader:
                 continue
             for item in items:
                 if channel == "changed_fields":
-                    self.drift("changed_fields", str(item))
+                    named = item if isinstance(item, str) else type(item).__name__
+                    self.drift(page_id, "changed_fields", named)
                     continue
                 problems = self._item(page_id, channel, item, entry_time)
                 if problems:
                     self._dead_item(page_id, "; ".join(problems), envelope, channel, [item])
         for key, value in entry.items():
             if key not in _ENTRY_KEYS:
-                self.drift("entry", key)
+                self.drift(page_id, "entry", key)
                 if isinstance(value, list) and value:  # it may be a new channel: nothing is dropped
                     understood = True
                     self._dead_item(
@@ -206,13 +208,13 @@ class _Reader:
         if problems:
             self.dead(page_id, "; ".join(problems), change)
 
-    def _time(self, value: object) -> datetime | None:
+    def _time(self, page_id: str, value: object) -> datetime | None:
         if value is None:
             return None
         try:
             return _instant(value)
         except ValidationError:
-            self.drift("entry", "time")
+            self.drift(page_id, "entry", "time")
             return None
 
     def _dead_item(self, page_id: str, reason: str, envelope: Json, channel: str, items: object) -> None:
@@ -234,14 +236,16 @@ class _Reader:
         return self._event(page_id, item, channel == "standby", entry_time)
 
     def _event(self, page_id: str, event: Json, standby: bool, entry_time: datetime | None) -> list[str]:
+        names: list[str] = []
         outcome = read_event(
             page_id,
             event,
             standby=standby,
             entry_time=entry_time,
             received_at=self.received_at,
-            drift=self.delivery.unknown,
+            drift=names,
         )
+        self.delivery.unknown += [(page_id, name) for name in names]
         self.delivery.facts += outcome.facts
         return outcome.problems
 
@@ -253,7 +257,7 @@ class _Reader:
             return [f"changes.{drift_name(name)}: the value is not an object"]
         for key in change:
             if key not in _CHANGE_KEYS:
-                self.drift("changes", key)
+                self.drift(page_id, "changes", key)
         try:
             if name == "conversations":
                 thread = validated(ThreadChange, value, "changes.conversations")
@@ -266,7 +270,7 @@ class _Reader:
         if "sender" in value or "recipient" in value:
             # Messaging fields come like this from the dashboard, and on some Instagram subscriptions.
             return self._event(page_id, value, False, entry_time)
-        self.drift("changes", name)
+        self.drift(page_id, "changes", name)
         return [f"{NO_PERSON}: {drift_name('changes', name)}"]
 
     def _label(self, page_id: str, change: Json, value: Json, entry_time: datetime | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from convsync.errors import DatabaseUnavailable, TryAgain
+from convsync.errors import DatabaseUnavailable, Erased, TryAgain
 from convsync.facts import Json
 from convsync.store import Change, Store
 from convsync.web.routing import KEY, REQUEST_ID, read_body, route, whole_number
@@ -41,7 +41,10 @@ def _consumer(request: web.Request, name: str) -> str:
 
 @route("GET", "/api/changes", access="read")
 async def list_changes(request: web.Request) -> web.Response:
-    """`after` (or where the named `consumer` stands), at most `limit`; `position` is where to go on from."""
+    """`after` (or where the named `consumer` stands), at most `limit`; `position` is where to go on from.
+
+    410 when changes after that position have expired, with the `position` to go on from after a fresh read.
+    """
     limit = whole_number(request.query.get("limit") or "100", "limit", highest=_LIMIT)
     store = request.app[STORE]
     after, consumer = request.query.get("after"), request.query.get("consumer")
@@ -103,3 +106,5 @@ async def _change_events(
             changes = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
         except (TryAgain, DatabaseUnavailable):
             changes = []  # a database that is away is waited for
+        except Erased:
+            return  # so far behind that changes have expired: who comes back with this position is told

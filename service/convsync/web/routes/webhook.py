@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import structlog
 from aiohttp import web
 
 from convsync.errors import DatabaseUnavailable
 from convsync.web.routing import BadRequest, Forbidden, route
-from convsync.web.state import COMMIT, SETTINGS
+from convsync.web.state import COMMIT, DRIFT, SETTINGS
 from convsync.webhook.group_commit import RefusedError
 from convsync.webhook.payload import UnreadableError, parse
 from convsync.webhook.signature import verification_challenge, verify
-
-_log = structlog.get_logger(__name__)
 
 
 @route("GET", "/api/webhook", access="public")
@@ -40,10 +37,10 @@ async def deliver(request: web.Request) -> web.Response:
         delivery = parse(raw, received_at)
     except UnreadableError as error:
         raise BadRequest(str(error)) from None
-    if delivery.unknown:
-        _log.warning("schema_drift", where="webhook", unknown=sorted(set(delivery.unknown))[:20])
     try:
         await request.app[COMMIT].submit(delivery)
     except RefusedError as error:
         raise DatabaseUnavailable(f"the delivery is not stored yet: {error}") from error
+    # Once it is kept: one that Meta has to send again is not counted twice.
+    request.app[DRIFT].saw("webhook", delivery.unknown)
     return web.Response(text="EVENT_RECEIVED")
