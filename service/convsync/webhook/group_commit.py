@@ -249,6 +249,8 @@ class GroupCommit:
         self._free(entry)
         if not self._room.settle(entry, refusal):
             return
+        while self._patient and self._patient[0].outcome.done():
+            self._patient.popleft()  # else each delivery would stay in memory for as long as its patience
         if refusal is None:
             self.deliveries += 1
             self.facts += len(entry.facts)
