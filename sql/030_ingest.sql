@@ -79,7 +79,7 @@ begin
 
   select array_agg(row(
       r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text,
-      case when r.kind = 'message' then coalesce(r.event_type, 'message') end, coalesce(r.metadata, '{}'), r.observed_at,
+      case r.kind when 'message' then coalesce(r.event_type, 'message') else r.event_type end, coalesce(r.metadata, '{}'), r.observed_at,
       coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action, r.reaction, r.emoji, r.what, r.thread_id, r.fields,
       r.reason, r.raw, 1)::convsync.fact)
   into v_facts
@@ -90,18 +90,19 @@ begin
     select f.ordinality - 1 as index,
       case
         when f.kind is null
-          or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'watermark', 'thread', 'dead_letter') then 'kind'
+          or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'watermark', 'thread', 'page_event', 'dead_letter') then 'kind'
         when f.page_id is null or (f.page_id = '' and f.kind <> 'dead_letter') then 'page_id'
         when f.kind = 'dead_letter' then case when f.reason is null then 'reason' when f.raw is null then 'raw' end
-        when f.sender_id is null or f.sender_id in ('', f.page_id) or f.sender_id like 'erased:%' then 'sender_id'
-        when f.kind in ('message', 'edit', 'reaction', 'unsend') and coalesce(f.message_id, '') = '' then 'message_id'
+        when f.kind <> 'page_event' and (f.sender_id is null or f.sender_id in ('', f.page_id) or f.sender_id like 'erased:%')
+          then 'sender_id'
+        when f.kind in ('message', 'edit', 'reaction', 'unsend', 'page_event') and coalesce(f.message_id, '') = '' then 'message_id'
         when f.kind <> 'thread' and (f.at is null or not isfinite(f.at)) then 'at'
         when f.kind = 'thread' and (f.thread_id = '') then 'thread_id'
         when f.kind = 'thread' and (f.observed_at is null or not isfinite(f.observed_at)) then 'observed_at'
         when f.kind = 'thread' and jsonb_typeof(coalesce(f.fields, '{}')) <> 'object' then 'fields'
         when f.kind = 'message' and (f.direction is null or f.direction not in ('in', 'out')) then 'direction'
-        when f.kind = 'message' and coalesce(f.event_type, '') = '' then 'event_type'
-        when f.kind = 'message' and jsonb_typeof(f.metadata) <> 'object' then 'metadata'
+        when f.kind in ('message', 'page_event') and coalesce(f.event_type, '') = '' then 'event_type'
+        when f.kind in ('message', 'page_event') and jsonb_typeof(f.metadata) <> 'object' then 'metadata'
         when f.kind = 'edit' and f.num_edit is null then 'num_edit'
         when f.kind = 'edit' and f.text is null then 'text'
         when f.kind = 'reaction' and coalesce(f.actor_id, '') = '' then 'actor_id'
@@ -145,21 +146,21 @@ declare
   v_created convsync.conversation_key[];
   v_wanted bigint;
 begin
+  -- A Page met for the first time through its webhook; its operator may add name and token later.
+  insert into convsync.pages (page_id)
+  select k.page_id
+  from (select distinct f.page_id from unnest(p_facts) f where f.kind <> 'dead_letter') k
+  where not exists (select from convsync.pages p where p.page_id = k.page_id)
+  order by k.page_id collate "C"
+  on conflict on constraint pages_pkey do nothing;
+
   select array_agg(row(k.page_id, k.sender_id, null, false)::convsync.conversation_key order by k.page_id collate "C", k.sender_id collate "C")
   into v_keys
-  from (select distinct f.page_id, f.sender_id from unnest(p_facts) f where f.kind <> 'dead_letter') k;
+  from (select distinct f.page_id, f.sender_id from unnest(p_facts) f where f.kind not in ('page_event', 'dead_letter')) k;
   if v_keys is null then
     return '{}'::convsync.conversation_key[];
   end if;
   v_wanted := cardinality(v_keys);
-
-  -- A Page met for the first time through its webhook; its operator may add name and token later.
-  insert into convsync.pages (page_id)
-  select k.page_id
-  from (select distinct t.page_id from unnest(v_keys) t) k
-  where not exists (select from convsync.pages p where p.page_id = k.page_id)
-  order by k.page_id collate "C"
-  on conflict on constraint pages_pkey do nothing;
 
   with inserted as (
     insert into convsync.messenger_conversations as c (page_id, sender_id)
@@ -632,6 +633,31 @@ begin
 end
 $$;
 
+create or replace function convsync_api._ingest_page_events(p_facts convsync.fact[], p_source text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into convsync.page_events as e (page_id, event_id, event_type, event_timestamp, received_at, source, metadata)
+  select t.page_id, t.message_id, max(t.event_type), max(t.at), p_now, p_source,
+    (array_agg(t.metadata order by t.metadata desc))[1]
+  from unnest(p_facts) t
+  where t.kind = 'page_event'
+  group by t.page_id, t.message_id
+  order by t.page_id collate "C", t.message_id collate "C"
+  on conflict on constraint page_events_pkey do update
+  set event_type = greatest(e.event_type, excluded.event_type),
+    event_timestamp = greatest(e.event_timestamp, excluded.event_timestamp),
+    metadata = greatest(e.metadata, excluded.metadata)
+  where (e.event_type, e.event_timestamp, e.metadata) is distinct from (
+    greatest(e.event_type, excluded.event_type), greatest(e.event_timestamp, excluded.event_timestamp),
+    greatest(e.metadata, excluded.metadata));
+end
+$$;
+
 create or replace function convsync_api._ingest_dead_letters(p_facts convsync.fact[], p_source text, p_now timestamptz)
 returns integer
 language plpgsql
@@ -864,6 +890,9 @@ begin
   end if;
   if 'thread' = any (v_kinds) then
     v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
+  end if;
+  if 'page_event' = any (v_kinds) then
+    perform convsync_api._ingest_page_events(v_facts, p_source, v_now);
   end if;
   if 'dead_letter' = any (v_kinds) then
     perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);

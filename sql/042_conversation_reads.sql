@@ -186,3 +186,52 @@ $$;
 comment on function convsync_api.list_events(text, bigint, text, integer) is
 $c$A conversation's events, newest first: {"events": [..], "next": position or null}. p_before is the next of the part before,
 p_limit 1 to 200. deleted_at is set for what was taken back. Errors: ZC001, ZC003, ZC006.$c$;
+
+create or replace function convsync_api.list_page_events(p_page_id text, p_before text default null, p_limit integer default 50)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
+as $$
+declare
+  v_limit integer := least(greatest(coalesce(p_limit, 50), 1), 200);
+  v_time timestamptz;
+  v_id text;
+  v_result jsonb;
+begin
+  if not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+  if nullif(p_before, '') is not null then
+    if p_before !~ '^-?[0-9]{1,19}[.].+$' then
+      raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
+    end if;
+    v_time := convsync_api._position_time(p_before);
+    v_id := substr(p_before, position('.' in p_before) + 1);
+  end if;
+  with found as (
+    select e.event_id, e.event_timestamp, jsonb_build_object(
+      'event_id', e.event_id, 'event_type', e.event_type, 'event_timestamp', e.event_timestamp,
+      'received_at', e.received_at, 'source', e.source, 'metadata', e.metadata) as document
+    from convsync.page_events e
+    where e.page_id = p_page_id and (v_time is null or (e.event_timestamp, e.event_id) < (v_time, v_id))
+    order by e.event_timestamp desc, e.event_id desc
+    limit v_limit + 1
+  ), numbered as (
+    select f.*, row_number() over (order by f.event_timestamp desc, f.event_id desc) as n from found f
+  )
+  select jsonb_build_object(
+    'events', coalesce(jsonb_agg(r.document order by r.n) filter (where r.n <= v_limit), '[]'),
+    'next', case when count(*) > v_limit then max(
+      (extract(epoch from r.event_timestamp) * 1000000)::bigint || '.' || r.event_id) filter (where r.n = v_limit) end
+  ) into strict v_result
+  from numbered r;
+  return v_result;
+end
+$$;
+comment on function convsync_api.list_page_events(text, text, integer) is
+$c$What the platform told a Page of itself (policy_enforcement, app_roles), newest first: {"events": [..], "next": position or
+null}. p_before is the next of the part before, p_limit 1 to 200. Errors: ZC001, ZC003.$c$;

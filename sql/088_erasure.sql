@@ -469,6 +469,7 @@ begin
   delete from convsync.contact_interaction_events e
   where e.page_id = p_page_id and e.conversation_id = any (v_conversations) and e.event_timestamp < v_horizon;
   get diagnostics v_events = row_count;
+  delete from convsync.page_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon;
   -- Edits, reactions and unsends that still wait for a message: each part by its own time.
   update convsync.pending_amendments a
   set num_edit = case when a.edited_at >= v_horizon then a.num_edit end,

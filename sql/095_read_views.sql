@@ -26,3 +26,11 @@ join convsync.pages p on p.page_id = e.page_id
 where p.removed_at is null;
 comment on view convsync_read.events is
   'A message or event. deleted_at is set for what was taken back; in_thread is false for events that are no message.';
+
+create or replace view convsync_read.page_events with (security_barrier) as
+select e.page_id, e.event_id, e.event_type, e.event_timestamp, e.received_at, e.source, e.metadata, p.owner_ref
+from convsync.page_events e
+join convsync.pages p on p.page_id = e.page_id
+where p.removed_at is null;
+comment on view convsync_read.page_events is
+  'What the platform told a Page of itself: policy notices, the roles of its apps.';

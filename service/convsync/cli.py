@@ -512,7 +512,7 @@ async def dead_letters_list(page_id: str | None, resolved: bool, limit: int, jso
 @as_json
 @command
 async def dead_letters_show(dead_letter_id: int, json_: bool) -> None:
-    """One dead letter with its raw bytes."""
+    """One dead letter with all that is kept of it."""
     async with open_store(load_settings()) as (store, _):
         letter = await store.get_dead_letter(dead_letter_id=dead_letter_id)
     if json_:

@@ -19,7 +19,7 @@ from convsync.facts import Json
 from convsync.store import Store
 from convsync.webhook.payload import UnreadableError, parse
 
-_FACT_KINDS: Final = frozenset(("message", "edit", "reaction", "unsend", "watermark", "thread"))
+_FACT_KINDS: Final = frozenset(("message", "edit", "reaction", "unsend", "watermark", "thread", "page_event"))
 
 
 def read_again(letter: Json) -> str:

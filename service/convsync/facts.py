@@ -5,9 +5,9 @@ one kind commute and may repeat: the SQL function `convsync_api.ingest` merges t
 any repetition and any split into batches of the same facts gives the same mirror. `docs/functions.md`
 has the JSON of each kind; `as_json()` here is its only producer in the service.
 
-Every fact carries `page_id` and, but for a dead letter, `sender_id`: the Page-scoped id of the
-customer whose conversation it belongs to (never the Page itself), or `thread_key(thread_id)` where
-the platform names no customer.
+Every fact carries `page_id` and, but for a dead letter and an event of the Page itself, `sender_id`: the
+Page-scoped id of the customer whose conversation it belongs to (never the Page itself), or
+`thread_key(thread_id)` where the platform names no customer.
 
 Times are timezone-aware `datetime`s. PostgreSQL's text cannot hold U+0000 and JSON text cannot hold
 lone surrogates; `clean()` replaces both by U+FFFD, and every string of a fact passes through it.
@@ -225,6 +225,27 @@ class Thread:
 
 
 @dataclass(frozen=True, slots=True)
+class PageEvent:
+    """Something the platform told the Page about itself: a policy notice, the roles of its apps."""
+
+    page_id: str
+    event_id: str
+    at: datetime
+    event_type: str
+    metadata: Json = field(default_factory=dict)
+
+    def as_json(self) -> Json:
+        return {
+            "kind": "page_event",
+            "page_id": self.page_id,
+            "message_id": self.event_id,
+            "at": self.at,
+            "event_type": self.event_type,
+            "metadata": self.metadata,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """What could not be understood, with its raw bytes and the reason. `page_id` is empty if unknown."""
 
@@ -241,7 +262,7 @@ class DeadLetter:
         }
 
 
-Fact: TypeAlias = Message | Edit | Reaction | Unsend | Watermark | Thread | DeadLetter
+Fact: TypeAlias = Message | Edit | Reaction | Unsend | Watermark | Thread | PageEvent | DeadLetter
 
 
 def dump(facts: Iterable[Fact]) -> str:

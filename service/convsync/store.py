@@ -265,6 +265,16 @@ class Store:
         )
         return found
 
+    async def list_page_events(self, *, page_id: str, before: str | None = None, limit: int = 50) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_page_events(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return found
+
     async def list_events(
         self, *, page_id: str, conversation_id: int, before: str | None = None, limit: int = 50
     ) -> Json:

@@ -18,7 +18,7 @@ from convsync.facts import Unsend
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "read-views.md"
 RECIPES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-VIEWS = ("conversations", "events", "pages")
+VIEWS = ("conversations", "events", "page_events", "pages")
 # Roles of the recipes are the whole server's: their names become this test's own.
 ROLES = ("reporting", "shop_views", "shop_front", "shop_api_views", "authenticated")
 

@@ -1,9 +1,12 @@
-"""Live contacts: the name and the thread of a person first met by webhook.
+"""Live contacts: who a person first met by webhook is, and threads that are said to have changed.
 
 A delivery names nobody: it has the person's id and no more. So each person who is new gets one read of
 their conversation (`/conversations?user_id=`), in the live lane of the Page's budget. It runs beside the
 webhook, and whatever happens to it neither delays nor fails a delivery; what it misses, the next sync
 brings. A person is asked for once, and not again for a while when Graph had nothing to tell.
+
+A change of the field `conversations` tells that a thread changed and not how. It gets one read too, of the
+thread and its newest messages; changes told while it waits for that are one read.
 """
 
 from __future__ import annotations
@@ -12,15 +15,16 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from convsync.errors import ConvsyncError
-from convsync.facts import Thread
+from convsync.facts import Json, Thread
 from convsync.graph.client import GraphClient, node_path
 from convsync.graph.errors import GraphError
-from convsync.graph.reading import LIST_FIELDS, read_conversations
+from convsync.graph.reading import LIST_FIELDS, list_fields, read_conversations
 from convsync.pages import granted
 from convsync.store import Store
 
@@ -28,6 +32,7 @@ _WAITING: Final = 10_000
 _WORKERS: Final = 4
 _NOT_AGAIN_SECONDS: Final = 3600.0
 _REMEMBERED: Final = 50_000
+_MESSAGES: Final = 25
 
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +55,7 @@ class ContactReader:
         self._calls_per_second = calls_per_second
         self._now = now
         self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_WAITING)
+        self._threads: set[tuple[str, str]] = set()  # of those that wait; the others are people
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def want(self, page_id: str, sender_id: str) -> None:
@@ -66,6 +72,17 @@ class ContactReader:
         while len(self._asked) > _REMEMBERED:
             self._asked.popitem(last=False)
 
+    def want_thread(self, page_id: str, thread_id: str) -> None:
+        """Ask for a thread, unless it waits already, or too many do."""
+        key = (page_id, thread_id)
+        if key in self._threads:
+            return
+        try:
+            self._queue.put_nowait(key)
+        except asyncio.QueueFull:
+            return
+        self._threads.add(key)
+
     async def idle(self) -> None:
         """Return when everybody who was asked for has been read, or could not be."""
         await self._queue.join()
@@ -78,9 +95,14 @@ class ContactReader:
 
     async def _work(self) -> None:
         while True:
-            page_id, sender_id = await self._queue.get()
+            page_id, wanted = await self._queue.get()
             try:
-                await self._read(page_id, sender_id)
+                if (page_id, wanted) in self._threads:
+                    # Before the read: what changes from now on may not be in it.
+                    self._threads.discard((page_id, wanted))
+                    await self._read_thread(page_id, wanted)
+                else:
+                    await self._read_person(page_id, wanted)
             except (GraphError, ConvsyncError) as error:
                 _log.info("contact_not_read", page_id=page_id, error=str(error))
             except Exception:
@@ -88,22 +110,32 @@ class ContactReader:
             finally:
                 self._queue.task_done()
 
-    async def _read(self, page_id: str, sender_id: str) -> None:
-        kept = await self._store.page_token(page_id=page_id)
-        if kept.sealed is None or kept.state == "invalid":
+    async def _read_person(self, page_id: str, sender_id: str) -> None:
+        query = {"platform": "messenger", "user_id": sender_id, "fields": ",".join(LIST_FIELDS)}
+        answered = await self._get(page_id, node_path(page_id, "conversations"), query)
+        if answered is None:
             return
-        token = self._open_token(page_id, kept.sealed)
-        answer, granted_at = await granted(
-            self._store,
-            page_id,
-            self._calls_per_second,
-            lambda: self._graph.get(
-                node_path(page_id, "conversations"),
-                {"platform": "messenger", "user_id": sender_id, "fields": ",".join(LIST_FIELDS)},
-                token,
-            ),
-        )
-        page = read_conversations(page_id, answer.data, granted_at, LIST_FIELDS)
+        page = read_conversations(page_id, *answered, LIST_FIELDS)
         facts = [fact for fact in page.facts if isinstance(fact, Thread) and fact.sender_id == sender_id]
         if facts:
             await self._store.ingest(facts, "sync")
+
+    async def _read_thread(self, page_id: str, thread_id: str) -> None:
+        answered = await self._get(page_id, node_path(thread_id), {"fields": list_fields(_MESSAGES)})
+        if answered is None:
+            return
+        thread, granted_at = answered
+        page = read_conversations(page_id, {"data": [thread]}, granted_at, LIST_FIELDS)
+        if page.facts:
+            await self._store.ingest(page.facts, "sync")
+
+    async def _get(self, page_id: str, path: str, query: Json) -> tuple[Json, datetime] | None:
+        """What Graph answered, and when it was asked; None while the Page has no token that works."""
+        kept = await self._store.page_token(page_id=page_id)
+        if kept.sealed is None or kept.state == "invalid":
+            return None
+        token = self._open_token(page_id, kept.sealed)
+        answer, granted_at = await granted(
+            self._store, page_id, self._calls_per_second, lambda: self._graph.get(path, query, token)
+        )
+        return answer.data, granted_at

@@ -12,8 +12,11 @@ What each kind becomes (decided here, and nowhere else):
   watermark (Instagram names a mid), and one that tells what the *Page* has read: they assert nothing
   about the customer's watermark or the message's text. Direction is `out` if the Page is the sender,
   else `in`: hand-overs and policy events too, since the platform tells them to the Page.
-- An event that belongs to no person (a policy notice about the Page itself) is not a fact of any
-  conversation: it becomes a dead letter "event without a person", where an operator sees it.
+- A policy notice or the roles of apps that name no person are told of the Page itself: `PageEvent`. Any
+  other event without a person becomes a dead letter, where an operator sees it.
+- What an event says that nobody here has heard of is kept: in the metadata of its message, or, where it
+  becomes an edit, a reaction, an unsend or a watermark, as the whole event beside that (`in_thread`
+  false, of the type of its kind). `mids` of a delivery are not kept: its watermark says the same of them.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from convsync.facts import (
     Fact,
     Json,
     Message,
+    PageEvent,
     Reaction,
     Unsend,
     Watermark,
@@ -53,6 +57,7 @@ _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD_KEYS = frozenset(("sender", "recipient", "timestamp"))
 _MESSAGE_OWN = frozenset(("mid", "text", "is_echo"))
 _ACCOMPANYING = _HEAD_KEYS | {"prior_message"}
+_OF_THE_PAGE = frozenset(("app_roles", "policy_enforcement", "policy-enforcement"))
 # An object that is keyed by people has their ids for names, one each.
 _LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -78,7 +83,9 @@ class Event:
     at: datetime
     stamp: datetime
     extras: Json
+    around: Json
     drift: list[str]
+    unheard: bool = False  # whether the body that was read last has a field that nobody has heard of
 
     @property
     def person(self) -> str | None:
@@ -108,15 +115,17 @@ def read_event(
     standby: bool,
     entry_time: datetime | None,
     received_at: datetime,
+    around: Json,
     drift: list[str],
 ) -> Outcome:
     """The facts of one event of `messaging`, `standby`, or of a `changes` value of the same shape.
 
-    Never raises for anything that JSON can hold. `drift` is added to.
+    Never raises for anything that JSON can hold. `around` is what nobody has heard of in its surroundings;
+    `drift` is added to.
     """
     outcome = Outcome()
     try:
-        event = _open(page_id, raw, standby, entry_time, received_at, drift)
+        event = _open(page_id, raw, standby, entry_time, received_at, around, drift)
     except NotUnderstoodError as problem:
         outcome.problems.append(str(problem))
         return outcome
@@ -139,10 +148,13 @@ def read_event(
     kept = False
     try:
         for kind in known:
+            event.unheard = False
             facts = _READERS[kind](event, kind)
+            if event.unheard and not any(isinstance(fact, Message) for fact in facts):
+                facts += _keep(event, kind)
             outcome.facts += facts
-            kept = kept or any(isinstance(fact, Message) for fact in facts)
-        if not known or (strange and not kept):
+            kept = kept or any(isinstance(fact, (Message, PageEvent)) for fact in facts)
+        if not known or ((strange or event.extras or event.around) and not kept):
             # A kind nobody here has heard of, alone or beside one that has no place to keep it.
             outcome.facts += _keep(event, "unknown")
     except NotUnderstoodError as problem:
@@ -184,6 +196,7 @@ def _open(
     standby: bool,
     entry_time: datetime | None,
     received_at: datetime,
+    around: Json,
     drift: list[str],
 ) -> Event:
     head = validated(Head, raw, "")
@@ -202,6 +215,7 @@ def _open(
         at=stamp or received_at,
         stamp=stamp or _NO_TIME,
         extras=extras,
+        around=around,
         drift=drift,
     )
 
@@ -209,6 +223,7 @@ def _open(
 def _body(event: Event, kind: str, model: type[_Body]) -> _Body:
     body = validated(model, event.raw[kind], kind)
     if body.model_extra:
+        event.unheard = True
         event.drift.extend(drift_name(kind, key) for key in body.model_extra)
     return body
 
@@ -228,6 +243,8 @@ def _told(event: Event, rest: Json) -> Json:
         rest["standby"] = True
     if event.extras:
         rest["event"] = event.extras
+    if event.around:
+        rest["around"] = event.around
     return {"webhook": rest}
 
 
@@ -318,13 +335,25 @@ def _optin(event: Event, kind: str) -> list[Fact]:
 
 
 def _keep(event: Event, kind: str) -> list[Fact]:
-    """The event as it came, outside the thread."""
-    person = _person(event, kind)
+    """The event as it came, outside the thread; told of the Page itself if it names no person."""
     payload: Any = event.raw.get(kind)
     if payload is None:
         payload = {key: value for key, value in event.raw.items() if key not in _HEAD_KEYS}
     metadata = {**event.raw, "standby": True} if event.standby else event.raw
+    if event.around:
+        metadata = {**metadata, "around": event.around}
     event_type = kind.replace("-", "_")
+    if event.person is None and kind in _OF_THE_PAGE:
+        return [
+            PageEvent(
+                page_id=event.page_id,
+                event_id=digest_id(event.page_id, "", event.stamp, event_type, payload),
+                at=event.at,
+                event_type=event_type,
+                metadata={"webhook": metadata},
+            )
+        ]
+    person = _person(event, kind)
     return [
         Message(
             page_id=event.page_id,

@@ -4,7 +4,8 @@
 
 One delivery may hold up to a thousand updates of several Pages. What cannot be understood becomes a dead
 letter of its own and its siblings pass; only a body that is no envelope at all is refused. The raw bytes
-of a dead letter are again an envelope, with that one item in it: `parse(letter.raw, ..)` replays it.
+of a dead letter are those of the delivery where the item was alone in it, else an envelope written anew
+with that one item in it: `parse(letter.raw, ..)` replays it.
 https://developers.facebook.com/docs/messenger-platform/webhooks
 """
 
@@ -84,18 +85,26 @@ def parse(raw: bytes, received_at: datetime) -> Delivery:
         raise NotAnEnvelope("the body is not an object")
     kind, entries = body.get("object"), body.get("entry")
     if isinstance(kind, str) and isinstance(entries, list):
-        reader = _Reader(raw, kind, received_at, exact)
-        for key in body:
+        reader = _Reader(raw, kind, received_at, exact, alone=_holds_one(entries))
+        for key, value in body.items():
             if key not in ("object", "entry"):
                 reader.drift("", key)
+                reader.around[key] = value
         for entry in entries:
             reader.entry(entry)
         return reader.delivery
     if isinstance(body.get("field"), str) and "value" in body and "entry" not in body:
-        reader = _Reader(raw, "page", received_at, exact)
+        reader = _Reader(raw, "page", received_at, exact, alone=True)
         reader.bare(body)
         return reader.delivery
     raise NotAnEnvelope("the body has no `object` and list `entry`")
+
+
+def _holds_one(entries: list[Any]) -> bool:
+    """Whether a delivery has a single item, so that its bytes are the bytes of that."""
+    if len(entries) != 1 or not isinstance(entries[0], dict):
+        return len(entries) == 1
+    return sum(len(value) for value in entries[0].values() if isinstance(value, list)) <= 1
 
 
 def _load(raw: bytes) -> tuple[Any, bool]:
@@ -124,11 +133,13 @@ def _number(digits: str) -> float | str:
 class _Reader:
     """Walks one delivery. Not `exact`: each item is checked, and cleaned, before it is read."""
 
-    def __init__(self, raw: bytes, kind: str, received_at: datetime, exact: bool) -> None:
+    def __init__(self, raw: bytes, kind: str, received_at: datetime, exact: bool, *, alone: bool) -> None:
         self.raw = raw
         self.kind = kind
         self.received_at = received_at
         self.exact = exact
+        self.alone = alone
+        self.around: Json = {}  # fields of the delivery that nobody has heard of
         self.delivery = Delivery()
 
     def drift(self, page_id: str, *path: str) -> None:
@@ -139,6 +150,8 @@ class _Reader:
         self.delivery.facts.append(DeadLetter(page_id, reason, self._bytes(part)))
 
     def _bytes(self, part: Json) -> bytes:
+        if self.alone:
+            return self.raw
         try:
             return orjson.dumps(part)
         except TypeError:
@@ -168,6 +181,8 @@ class _Reader:
         if "time" in entry:
             envelope["time"] = entry["time"]
 
+        around = {key: v for key, v in entry.items() if key not in _ENTRY_KEYS and not isinstance(v, list)}
+        unheard = self._storable({**self.around, **({"entry": around} if around else {})})
         understood = False
         for channel in _CHANNELS:
             items = entry.get(channel)
@@ -182,7 +197,7 @@ class _Reader:
                     named = item if isinstance(item, str) else type(item).__name__
                     self.drift(page_id, "changed_fields", named)
                     continue
-                problems = self._item(page_id, channel, item, entry_time)
+                problems = self._item(page_id, channel, item, entry_time, unheard)
                 if problems:
                     self._dead_item(page_id, "; ".join(problems), envelope, channel, [item])
         for key, value in entry.items():
@@ -204,7 +219,7 @@ class _Reader:
             self.dead("", "value: names no Page", change)
             return
         self.delivery.pages.add(page_id)
-        problems = self._item(page_id, "changes", change, None)
+        problems = self._item(page_id, "changes", change, None, {})
         if problems:
             self.dead(page_id, "; ".join(problems), change)
 
@@ -220,7 +235,22 @@ class _Reader:
     def _dead_item(self, page_id: str, reason: str, envelope: Json, channel: str, items: object) -> None:
         self.dead(page_id, reason, {"object": self.kind, "entry": [{**envelope, channel: items}]})
 
-    def _item(self, page_id: str, channel: str, item: object, entry_time: datetime | None) -> list[str]:
+    def _storable(self, around: Json) -> Json:
+        """`around`, without what cannot be stored."""
+        if self.exact or not around:
+            return around
+        kept = {}
+        for key, value in clean(around).items():
+            try:
+                orjson.dumps(_wrapped(value))
+            except (TypeError, RecursionError):
+                continue
+            kept[key] = value
+        return kept
+
+    def _item(
+        self, page_id: str, channel: str, item: object, entry_time: datetime | None, around: Json
+    ) -> list[str]:
         """Add the item's facts; answers why it, or a part of it, was not understood."""
         if not isinstance(item, dict):
             return [f"{channel}: not an object"]
@@ -232,10 +262,12 @@ class _Reader:
                 return [f"{channel}: nested too deeply"]
             item = storable
         if channel == "changes":
-            return self._change(page_id, item, entry_time)
-        return self._event(page_id, item, channel == "standby", entry_time)
+            return self._change(page_id, item, entry_time, around)
+        return self._event(page_id, item, channel == "standby", entry_time, around)
 
-    def _event(self, page_id: str, event: Json, standby: bool, entry_time: datetime | None) -> list[str]:
+    def _event(
+        self, page_id: str, event: Json, standby: bool, entry_time: datetime | None, around: Json
+    ) -> list[str]:
         names: list[str] = []
         outcome = read_event(
             page_id,
@@ -243,13 +275,14 @@ class _Reader:
             standby=standby,
             entry_time=entry_time,
             received_at=self.received_at,
+            around=around,
             drift=names,
         )
         self.delivery.unknown += [(page_id, name) for name in names]
         self.delivery.facts += outcome.facts
         return outcome.problems
 
-    def _change(self, page_id: str, change: Json, entry_time: datetime | None) -> list[str]:
+    def _change(self, page_id: str, change: Json, entry_time: datetime | None, around: Json) -> list[str]:
         name, value = change.get("field"), change.get("value")
         if not isinstance(name, str) or not name:
             return ["changes.field: must be a string"]
@@ -264,12 +297,12 @@ class _Reader:
                 self.delivery.threads_to_read.append((page_id, thread.thread_id))
                 return []
             if name == "inbox_labels":
-                return self._label(page_id, change, value, entry_time)
+                return self._label(page_id, {**change, **around}, value, entry_time)
         except NotUnderstoodError as problem:
             return [str(problem)]
         if "sender" in value or "recipient" in value:
             # Messaging fields come like this from the dashboard, and on some Instagram subscriptions.
-            return self._event(page_id, value, False, entry_time)
+            return self._event(page_id, value, False, entry_time, around)
         self.drift(page_id, "changes", name)
         return [f"{NO_PERSON}: {drift_name('changes', name)}"]
 

@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from convsync.facts import DeadLetter, Fact
+from convsync.facts import DeadLetter, Fact, PageEvent
 
 Key = tuple[str, str]
 
@@ -44,7 +44,11 @@ class Entry:
 
     def conversations(self) -> set[Key]:
         """(page_id, sender_id) of the conversations it touches."""
-        return {(fact.page_id, fact.sender_id) for fact in self.facts if not isinstance(fact, DeadLetter)}
+        return {
+            (fact.page_id, fact.sender_id)
+            for fact in self.facts
+            if not isinstance(fact, (DeadLetter, PageEvent))
+        }
 
 
 class WaitingRoom:

@@ -107,6 +107,15 @@ async def list_events(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
+@route("GET", "/api/pages/{page_id}/events", access="read")
+async def list_page_events(request: web.Request) -> web.Response:
+    """What the platform told the Page of itself; `before` and `limit` as for conversations."""
+    found = await request.app[STORE].list_page_events(
+        page_id=_page(request), before=request.query.get("before"), limit=_limit(request)
+    )
+    return web.json_response(found)
+
+
 @route("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing", access="read")
 async def contact_timing(request: web.Request) -> web.Response:
     """When this person writes: 7 x 24 counts in the zone `tz`."""

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from convsync.errors import DatabaseUnavailable
 from convsync.web.routing import BadRequest, Forbidden, route
-from convsync.web.state import COMMIT, DRIFT, SETTINGS
+from convsync.web.state import COMMIT, CONTACTS, DRIFT, SETTINGS
 from convsync.webhook.group_commit import RefusedError
 from convsync.webhook.payload import UnreadableError, parse
 from convsync.webhook.signature import verification_challenge, verify
@@ -43,4 +43,6 @@ async def deliver(request: web.Request) -> web.Response:
         raise DatabaseUnavailable(f"the delivery is not stored yet: {error}") from error
     # Once it is kept: one that Meta has to send again is not counted twice.
     request.app[DRIFT].saw("webhook", delivery.unknown)
+    for page_id, thread_id in delivery.threads_to_read:
+        request.app[CONTACTS].want_thread(page_id, thread_id)
     return web.Response(text="EVENT_RECEIVED")
