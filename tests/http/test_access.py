@@ -74,7 +74,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/events"): Call(
         404, f"/api/pages/{PAGE}/conversations/1/events", of_a_page=True
     ),
-    ("GET", "/api/pages/{page_id}/events"): Call(404, f"/api/pages/{PAGE}/events", of_a_page=True),
+    ("GET", "/api/pages/{page_id}/events"): Call(200, f"/api/pages/{PAGE}/events", of_a_page=True),
     ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
         404, f"/api/pages/{PAGE}/conversations/1/timing", of_a_page=True
     ),
