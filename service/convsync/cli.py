@@ -32,6 +32,7 @@ from convsync.console import (
     show_pages,
     show_run,
     show_schema_drift,
+    show_token_error,
     stdout,
 )
 from convsync.database import installer
@@ -96,7 +97,9 @@ def _told(error: Exception) -> click.ClickException | None:
             return Failure(f"the database: {from_database(error).message}")
         case SettingsError():
             return click.UsageError(str(error))
-        case GraphError() | EmbeddedError() | TokenKeyError() | installer.InstallError() | BehindError():
+        case GraphError():
+            return Failure(error.explained())
+        case EmbeddedError() | TokenKeyError() | installer.InstallError() | BehindError():
             return Failure(str(error))
     return None
 
@@ -435,12 +438,15 @@ async def sync(
                 if stop.is_set():
                     await runner.drain(10, "interrupted")
                     run = await store.get_sync_run(run_id=run_id)
+                page = await store.get_page(page_id=page_id) if run["reason"] == "token_invalid" else None
             finally:
                 supervising.cancel()
     if json_:
         print_json(run)
     else:
         show_run(run)
+        if page is not None:
+            show_token_error(page)
     return EXIT_BY_STATUS.get(run["status"], FAILURE)
 
 

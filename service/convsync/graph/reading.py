@@ -18,7 +18,8 @@ import orjson
 from pydantic import ValidationError
 
 from convsync.facts import DeadLetter, Fact, Json, Message, Thread, clean, thread_key
-from convsync.graph.errors import UNREADABLE, GraphError
+from convsync.graph.catalogue import UNREADABLE
+from convsync.graph.errors import GraphError
 from convsync.graph.models import ConversationNode, Edge, Mention, MessageNode, Participant, unwrap
 from convsync.graph.redact import redact
 

@@ -19,8 +19,9 @@ import structlog
 
 from convsync.errors import BadData, InvalidArgument, NotFound
 from convsync.facts import Fact, Json
+from convsync.graph.catalogue import NO_CONNECTION, NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
 from convsync.graph.client import GraphAnswer, node_path
-from convsync.graph.errors import NO_CONNECTION, TIMEOUT, UNREADABLE, ErrorClass, GraphError
+from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
     list_fields,
@@ -262,9 +263,7 @@ class Walker:
                     return ceiling
             case ErrorClass.BAD_REQUEST if self._without(error.unknown_field):
                 return ceiling
-            case ErrorClass.TRANSIENT if failed > 1 and (
-                error.code == 1 or error.type in (TIMEOUT, UNREADABLE)
-            ):
+            case ErrorClass.TRANSIENT if failed > 1 and (error.code == 1 or error.type in NO_WHOLE_ANSWER):
                 # Perhaps no accident: Meta also runs out of time over pages that are too large.
                 ceiling = sizes.refused(size) or ceiling
         if failed >= BUDGETS.get(error.error_class, 1):
@@ -302,7 +301,7 @@ class Walker:
                 with suppress(NotFound):
                     await self._control.patiently(
                         lambda: self._store.mark_token(
-                            page_id=self._page_id, state="invalid", error=error.message
+                            page_id=self._page_id, state="invalid", error=error.explained()
                         )
                     )
         raise Stopped
