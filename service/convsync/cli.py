@@ -42,6 +42,7 @@ from convsync.dead_letters import replay
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
+from convsync.graph.versions import lifetime, warn_of_version
 from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
 from convsync.settings import Settings, SettingsError
@@ -409,6 +410,7 @@ async def sync(
     if mode not in AVAILABLE_MODES:
         raise click.UsageError(f"mode {mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
     settings = load_settings()
+    warn_of_version(settings.graph_version)
     box = settings.token_box()
     async with open_store(settings) as (store, _), graph_client(settings) as graph:
         runner = SyncRunner(
@@ -456,15 +458,20 @@ async def sync(
 @command
 async def status(page_id: str | None, json_: bool) -> None:
     """What is mirrored, how the syncs stand, what waits for attention."""
-    async with open_store(load_settings()) as (store, _):
+    settings = load_settings()
+    graph = lifetime(settings.graph_version)
+    async with open_store(settings) as (store, _):
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
         version = await store.schema_version()
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
-        print_json({**(pages[0] if page_id else of_all), "schema_drift": drift})
+        document = {**(pages[0] if page_id else of_all), "schema_drift": drift}
+        print_json(document | {"graph_version": graph.as_json()})
     else:
         show_pages(pages)
+        if graph.told is not None:
+            stdout.print(graph.told, highlight=False)
         show_schema_drift(drift)
 
 

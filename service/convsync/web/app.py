@@ -15,6 +15,7 @@ from convsync import __version__, errors
 from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
+from convsync.graph.versions import warn_of_version
 from convsync.observe.alerts import Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
@@ -206,7 +207,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 async def _tidy(store: Store, settings: Settings) -> None:
-    """Once at the start and then daily: the feed's epoch, and what is past its time."""
+    """Once at the start and then daily: the feed's epoch, what is past its time, and what soon will be."""
+    warn_of_version(settings.graph_version)
     while True:
         try:
             await store.begin_feed_epoch()
@@ -224,6 +226,7 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 if count:
                     _log.info(f"{what}_expired", count=count)
             await asyncio.sleep(_DAY_SECONDS)
+            warn_of_version(settings.graph_version)
 
 
 async def _expire_changes(store: Store, days: int) -> int:
