@@ -39,10 +39,11 @@ from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
-from convsync.errors import AlreadyRunning, ConvsyncError, from_database
+from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
 from convsync.graph.versions import lifetime, warn_of_version
+from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
 from convsync.settings import Settings, SettingsError
@@ -50,11 +51,13 @@ from convsync.store import Store, create_pool
 from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.sync.verify import verify_page
+from convsync.tasks import end
 from convsync.tokens import TokenKeyError, new_key
 
 P = ParamSpec("P")
 
 OK, FAILURE, USAGE, PAUSED = 0, 1, 2, 3
+_DRIFT_SECONDS = 2.0
 # Secrets of a connection that can be given to psql on its command line only.
 UNSEEN = frozenset(("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"))
 EXIT_BY_STATUS = {"succeeded": OK, "paused": PAUSED}
@@ -156,6 +159,18 @@ async def open_store(settings: Settings) -> AsyncIterator[tuple[Store, Urls]]:
             yield Store(pool), urls
         finally:
             await pool.close()
+
+
+@asynccontextmanager
+async def drift_recorder(store: Store) -> AsyncIterator[DriftRecorder]:
+    """Counts what this release does not know, and has written it when the command ends."""
+    recorder = DriftRecorder(store.record_schema_drift, is_poison=is_poison)
+    writing = asyncio.create_task(recorder.run(), name="schema drift")
+    try:
+        yield recorder
+    finally:
+        await end(writing)
+        await recorder.close(_DRIFT_SECONDS)
 
 
 def graph_client(settings: Settings) -> GraphClient:
@@ -412,12 +427,17 @@ async def sync(
     settings = load_settings()
     warn_of_version(settings.graph_version)
     box = settings.token_box()
-    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+    async with (
+        open_store(settings) as (store, _),
+        graph_client(settings) as graph,
+        drift_recorder(store) as drift,
+    ):
         runner = SyncRunner(
             store,
             graph,
             box.open,
             RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+            saw_drift=partial(drift.saw, "sync"),
         )
         known = (await store.get_page(page_id=page_id))["conversations"]
         stop = asyncio.Event()

@@ -23,6 +23,7 @@ from convsync.graph.errors import GraphError
 from convsync.graph.reading import LIST_FIELDS, read_conversations
 from convsync.pages import granted
 from convsync.store import Store
+from convsync.sync.ports import SawDrift, ignore_drift
 
 _WAITING: Final = 10_000
 _WORKERS: Final = 4
@@ -43,7 +44,9 @@ class ContactReader:
         *,
         calls_per_second: float,
         now: Callable[[], float] = time.monotonic,
+        saw_drift: SawDrift = ignore_drift,
     ) -> None:
+        self._saw_drift = saw_drift
         self._store = store
         self._graph = graph
         self._open_token = open_token
@@ -104,6 +107,7 @@ class ContactReader:
             ),
         )
         page = read_conversations(page_id, answer.data, granted_at, LIST_FIELDS)
+        self._saw_drift((page_id, name) for name in page.drift.elements())
         facts = [fact for fact in page.facts if isinstance(fact, Thread) and fact.sender_id == sender_id]
         if facts:
             await self._store.ingest(facts, "sync")

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from convsync.errors import BadData, InvalidArgument, NotFound
-from convsync.facts import Fact, Json
+from convsync.facts import Fact, Json, drift_name
 from convsync.graph.catalogue import NO_CONNECTION, NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
 from convsync.graph.client import GraphAnswer, node_path
 from convsync.graph.errors import GraphError
@@ -30,7 +30,7 @@ from convsync.graph.reading import (
     read_messages,
 )
 from convsync.sync.calls import Caller, Control, Stopped
-from convsync.sync.ports import SyncStore, Work
+from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
 from convsync.sync.retry import BUDGETS
 from convsync.sync.sizes import PageMemory, Size, SizeMemory
 
@@ -48,6 +48,7 @@ class _Page:
     threads: list[Json]
     next_cursor: str | None
     unreadable: int
+    drift: Counter[str]
 
 
 class _GaveUp(Exception):
@@ -65,7 +66,8 @@ class Walker:
     """Works for one run of one Page.
 
     `reload_token` reads the Page's token again and returns it if somebody has replaced it since;
-    `token_works` hears of each page that was read.
+    `token_works` hears of each page that was read, `saw_drift` of each (page_id, name) that this release
+    does not know.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Walker:
         reload_token: Callable[[], Awaitable[str | None]],
         concurrency: int = 3,
         log: Any = None,
+        saw_drift: SawDrift = ignore_drift,
     ) -> None:
         self._store = store
         self._caller = caller
@@ -95,6 +98,7 @@ class Walker:
         self._token_works = token_works
         self._reload_token = reload_token
         self._concurrency = concurrency
+        self._saw_drift = saw_drift
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
@@ -226,6 +230,7 @@ class Walker:
                 ceiling = await self._after(error, work, sizes, size, ceiling, failures, token)
             else:
                 sizes.accepted(size)
+                self._saw_drift((self._page_id, name) for name in page.drift.elements())
                 await self._token_works()
                 return page
 
@@ -330,13 +335,15 @@ class Walker:
             requested = [name for name in LIST_FIELDS if name not in self._memory.unknown_fields]
             page = read_conversations(self._page_id, answer.data, granted_at, requested)
             self._not_in_place(work, page.next_cursor)
-            return _Page(granted_at, page.facts, page.threads, page.next_cursor, page.unreadable)
+            drift = page.drift + _version_drift(answer)
+            return _Page(granted_at, page.facts, page.threads, page.next_cursor, page.unreadable, drift)
 
         def read_thread(answer: GraphAnswer, granted_at: datetime) -> _Page:
             owner = work.sender_id or f"thread:{work.thread_id}"
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
-            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable)
+            drift = page.drift + _version_drift(answer)
+            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable, drift)
 
         return read_list if work.kind == "list" else read_thread
 
@@ -344,6 +351,13 @@ class Walker:
         """A list whose next page is this page would be read for ever."""
         if next_cursor is not None and next_cursor == work.cursor:
             raise GraphError("the list goes on where it is", type=UNREADABLE, http_status=200)
+
+
+def _version_drift(answer: GraphAnswer) -> Counter[str]:
+    """Another version than the one asked for is the largest drift there is."""
+    if answer.version is None or answer.asked_version in (None, answer.version):
+        return Counter()
+    return Counter([drift_name(f"answer of {answer.version} to {answer.asked_version}")])
 
 
 def _refusal(kind: str, message: str, sqlstate: str | None = None) -> Json:
