@@ -345,6 +345,10 @@ class _Attempt:
         if kept.sealed is None:
             self._control.stop("token_missing", failed=True)
             return None
+        if kept.state == "invalid":
+            # Meta has said so, and calls with a dead token are held against the app.
+            self._control.stop("token_invalid", failed=True)
+            return None
         try:
             token = self._runner._open_token(self._page_id, kept.sealed)
         except Exception as error:  # whatever the box raises, the token cannot be read

@@ -101,6 +101,7 @@ class Walker:
         self._saw_drift = saw_drift
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
+        self._ceilings: dict[tuple[str, str, str | None], Size] = {}
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
         self._reloading = asyncio.Lock()
 
@@ -208,7 +209,8 @@ class Walker:
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
         sizes = self._memory.lists if work.kind == "list" else self._memory.threads
-        ceiling: Size | None = None
+        place = (work.kind, work.thread_id, work.cursor)
+        ceiling = self._ceilings.get(place)
         failures: Counter[ErrorClass] = Counter()
         while True:
             size = sizes.within(ceiling)
@@ -257,6 +259,9 @@ class Walker:
             case ErrorClass.SHRINK:
                 smaller = sizes.refused(size)
                 if smaller is not None:
+                    # For the rest of the run: the list is read again from its front, and a size that grew
+                    # back elsewhere is refused here as it was before.
+                    self._ceilings[work.kind, work.thread_id, work.cursor] = smaller
                     failures[ErrorClass.SHRINK] = 0
                     return smaller
                 ceiling = size
