@@ -32,15 +32,18 @@ from convsync.console import (
     show_pages,
     show_run,
     show_schema_drift,
+    show_token_error,
     stdout,
 )
 from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
-from convsync.errors import AlreadyRunning, ConvsyncError, from_database
+from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
+from convsync.graph.versions import lifetime, warn_of_version
+from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
 from convsync.settings import Settings, SettingsError
@@ -48,11 +51,13 @@ from convsync.store import Store, create_pool
 from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.sync.verify import verify_page
+from convsync.tasks import end
 from convsync.tokens import TokenKeyError, new_key
 
 P = ParamSpec("P")
 
 OK, FAILURE, USAGE, PAUSED = 0, 1, 2, 3
+_DRIFT_SECONDS = 2.0
 # Secrets of a connection that can be given to psql on its command line only.
 UNSEEN = frozenset(("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"))
 EXIT_BY_STATUS = {"succeeded": OK, "paused": PAUSED}
@@ -96,7 +101,9 @@ def _told(error: Exception) -> click.ClickException | None:
             return Failure(f"the database: {from_database(error).message}")
         case SettingsError():
             return click.UsageError(str(error))
-        case GraphError() | EmbeddedError() | TokenKeyError() | installer.InstallError() | BehindError():
+        case GraphError():
+            return Failure(error.explained())
+        case EmbeddedError() | TokenKeyError() | installer.InstallError() | BehindError():
             return Failure(str(error))
     return None
 
@@ -152,6 +159,18 @@ async def open_store(settings: Settings) -> AsyncIterator[tuple[Store, Urls]]:
             yield Store(pool), urls
         finally:
             await pool.close()
+
+
+@asynccontextmanager
+async def drift_recorder(store: Store) -> AsyncIterator[DriftRecorder]:
+    """Counts what this release does not know, and has written it when the command ends."""
+    recorder = DriftRecorder(store.record_schema_drift, is_poison=is_poison)
+    writing = asyncio.create_task(recorder.run(), name="schema drift")
+    try:
+        yield recorder
+    finally:
+        await end(writing)
+        await recorder.close(_DRIFT_SECONDS)
 
 
 def graph_client(settings: Settings) -> GraphClient:
@@ -406,13 +425,19 @@ async def sync(
     if mode not in AVAILABLE_MODES:
         raise click.UsageError(f"mode {mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
     settings = load_settings()
+    warn_of_version(settings.graph_version)
     box = settings.token_box()
-    async with open_store(settings) as (store, _), graph_client(settings) as graph:
+    async with (
+        open_store(settings) as (store, _),
+        graph_client(settings) as graph,
+        drift_recorder(store) as drift,
+    ):
         runner = SyncRunner(
             store,
             graph,
             box.open,
             RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+            saw_drift=partial(drift.saw, "sync"),
         )
         known = (await store.get_page(page_id=page_id))["conversations"]
         stop = asyncio.Event()
@@ -435,12 +460,15 @@ async def sync(
                 if stop.is_set():
                     await runner.drain(10, "interrupted")
                     run = await store.get_sync_run(run_id=run_id)
+                page = await store.get_page(page_id=page_id) if run["reason"] == "token_invalid" else None
             finally:
                 supervising.cancel()
     if json_:
         print_json(run)
     else:
         show_run(run)
+        if page is not None:
+            show_token_error(page)
     return EXIT_BY_STATUS.get(run["status"], FAILURE)
 
 
@@ -450,15 +478,20 @@ async def sync(
 @command
 async def status(page_id: str | None, json_: bool) -> None:
     """What is mirrored, how the syncs stand, what waits for attention."""
-    async with open_store(load_settings()) as (store, _):
+    settings = load_settings()
+    graph = lifetime(settings.graph_version)
+    async with open_store(settings) as (store, _):
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
         version = await store.schema_version()
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
-        print_json({**(pages[0] if page_id else of_all), "schema_drift": drift})
+        document = {**(pages[0] if page_id else of_all), "schema_drift": drift}
+        print_json(document | {"graph_version": graph.as_json()})
     else:
         show_pages(pages)
+        if graph.told is not None:
+            stdout.print(graph.told, highlight=False)
         show_schema_drift(drift)
 
 

@@ -100,6 +100,8 @@ def show_pages(pages: list[Json]) -> None:
             document["last_webhook_at"] or "none yet",
         )
     stdout.print(table)
+    for document in pages:
+        show_token_error(document)
 
 
 def show_run(run: Json) -> None:
@@ -110,7 +112,20 @@ def show_run(run: Json) -> None:
         highlight=False,
     )
     for batch in run["failed_batches"]:
-        stdout.print(f"  batch {batch['batch']}: {batch['error'].get('message', '')}", highlight=False)
+        error = batch["error"]
+        line = f"  batch {batch['batch']}: {error.get('message', '')}"
+        if trace := error.get("trace_id"):
+            line += f" (trace {trace})"
+        stdout.print(escape_controls(line), highlight=False, markup=False)
+        if told := error.get("told"):
+            stdout.print(f"    {told}", highlight=False, markup=False)
+
+
+def show_token_error(page: Json) -> None:
+    """Why a Page's token is refused and what to do about it; nothing, if it is not."""
+    if page["token_error"]:
+        text = f"Page {page['page_id']}: {page['token_error']}"
+        stdout.print(escape_controls(text), highlight=False, markup=False)
 
 
 def show_dead_letters(letters: list[Json]) -> None:

@@ -29,6 +29,7 @@ Json: TypeAlias = dict[str, Any]
 Direction: TypeAlias = Literal["in", "out"]
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,6 +44,12 @@ def clean(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return str(value)
     return value
+
+
+def drift_name(*path: str) -> str:
+    """A name for something unheard of that is safe to log and to keep: printable, short, nobody's id."""
+    name = _LONG_NUMBER.sub("#", ".".join(path))[:100]
+    return (name if name.isprintable() else ascii(name)[1:-1]) or "(empty)"
 
 
 def instant(milliseconds: int) -> datetime:

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from convsync.errors import TryAgain
+from convsync.graph.catalogue import ErrorClass
 from convsync.graph.client import GraphAnswer, GraphClient
-from convsync.graph.errors import ErrorClass, GraphError
+from convsync.graph.errors import GraphError
 from convsync.store import Store
 
 # The fields of a Page subscription that carry conversations. Messenger Platform, webhooks: subscribed_apps.
@@ -92,8 +93,8 @@ async def check_token(
         )
     except GraphError as error:
         if error.error_class in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
-            await store.mark_token(page_id=page_id, state="invalid", error=str(error))
-        return str(error)
+            await store.mark_token(page_id=page_id, state="invalid", error=error.explained())
+        return error.explained()
     except TryAgain as error:
         return error.message
     await store.mark_token(page_id=page_id, state="valid")

@@ -577,3 +577,43 @@ async def test_simulate_announces_itself_and_ends_on_sigterm(cli: Commands) -> N
     assert (code, json.loads(out)["token"]) == (0, "valid"), err
     simulator.signal(15)
     assert await simulator.wait() == 0, simulator.errors()
+
+
+async def test_status_and_sync_say_that_the_graph_version_has_ended(cli: Commands, world: World) -> None:
+    """A version of long ago, so that the test does not end with one."""
+    old = {"CONVSYNC_GRAPH_VERSION": "v12.0"}
+    code, out, _ = await cli.run("status", **old)
+    assert code == 0
+    assert "Graph API v12.0 has expired" in out
+    code, out, _ = await cli.run("status", "--json", **old)
+    version = json.loads(out)["graph_version"]
+    assert (version["version"], version["state"]) == ("v12.0", "expired")
+    code, _, err = await cli.run("sync", world.page_id, **old)
+    assert code == 0
+    assert "Graph API v12.0 has expired" in err
+    # The simulator answers with the oldest version it has, as Meta does.
+    assert "graph_version_differs" in err
+    assert "v21.0" in err
+
+
+async def test_sync_with_a_dead_token_says_why_and_what_to_do(cli: Commands, world: World) -> None:
+    world.simulator.faults.add(
+        "/conversations", "error", code=190, subcode=460, message="the user changed their password", http=401
+    )
+    code, out, _ = await cli.run("sync", world.page_id)
+    assert code == 1
+    for arguments in (("sync", world.page_id), ("status",)):
+        code, out, _ = await cli.run(*arguments)
+        said = " ".join(out.split())
+        assert "convsync page add PAGE_ID --token-stdin" in said, arguments
+        assert "the user changed their password" in said
+
+
+async def test_failed_batch_is_shown_with_what_to_do_and_the_trace(cli: Commands, world: World) -> None:
+    world.simulator.faults.add("/conversations", "error", code=10, message="(#10) denied")
+    code, out, _ = await cli.run("sync", world.page_id)
+    assert code == 1
+    said = " ".join(out.split())
+    assert "(permission_denied)" in said
+    assert "(#10) denied (trace A" in said
+    assert "Grant pages_messaging, pages_manage_metadata and pages_read_engagement" in said

@@ -11,7 +11,7 @@ import pytest
 from http_support import Owner, count, delivery, said, signature, wire
 from yarl import URL
 
-from convsync.web import app as application
+from convsync import tasks
 from convsync.web.app import create_app, serve
 from convsync.web.state import COMMIT
 from convsync.webhook.group_commit import Unavailable
@@ -78,7 +78,7 @@ async def test_after_the_end_a_delivery_is_refused_not_lost(
 
 
 async def test_a_task_that_loses_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "_CANCEL_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(tasks, "_CANCEL_AGAIN_SECONDS", 0.02)
     waits, lost = asyncio.Event(), 0
 
     async def deaf_twice() -> None:
@@ -94,7 +94,7 @@ async def test_a_task_that_loses_a_cancellation_is_cancelled_again(monkeypatch: 
     task = asyncio.create_task(deaf_twice())
     await waits.wait()
     async with asyncio.timeout(30):
-        await application._end(task)
+        await tasks.end(task)
     assert task.cancelled()
     assert lost == 2
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
+import socket
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
+from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphClient, node_path, parse_json
-from convsync.graph.errors import ErrorClass, GraphError
+from convsync.graph.errors import GraphError
 
 TOKEN = "EAAtestToken0123456789abcdef"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -154,27 +159,37 @@ async def test_an_error_inside_a_200_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "status", "entry"),
     [
-        (b"", 200),
-        (b"<html>502 Bad Gateway</html>", 502),
-        (b"<html>Sorry</html>", 200),
-        (b'{"data": [', 200),
-        (b"[]", 200),
-        (b"null", 200),
-        (b'{"a": NaN}', 200),
-        (b"[" * 100_000, 200),
+        (b"", 200, "empty_answer"),
+        (b" \r\n", 200, "empty_answer"),
+        (b"", 500, "empty_answer"),
+        (b"<html>502 Bad Gateway</html>", 502, "html_answer"),
+        (b"<!DOCTYPE html><html>Sorry</html>", 200, "html_answer"),
+        (b"\n<html>log in</html>", 403, "html_answer"),
+        (b'{"data": [', 200, "truncated_answer"),
+        (b"[" * 100_000, 200, "truncated_answer"),
+        (b'{"a": NaN}', 200, "truncated_answer"),
+        (b"upstream connect error", 503, "unreadable_answer"),
+        (b"[]", 200, "unreadable_answer"),
+        (b"null", 200, "unreadable_answer"),
+        (b"Too many requests", 429, "too_many_requests"),
     ],
 )
-async def test_a_body_that_is_no_json_object_is_transient(body: bytes, status: int) -> None:
-    error = await failure(answers(body, status=status))
-    assert error.error_class is ErrorClass.TRANSIENT
-    assert error.http_status == status
+async def test_a_body_that_is_no_json_object_has_its_row_of_the_catalogue(
+    body: bytes, status: int, entry: str
+) -> None:
+    headers = {"X-App-Usage": '{"call_count":7}', "x-fb-trace-id": "T1", "x-fb-request-id": "R1"}
+    error = await failure(answers(body, status=status, headers=headers))
+    assert error.rule.name == entry
+    assert (error.http_status, error.trace_id, error.request_id) == (status, "T1", "R1")
+    assert error.usage is not None
+    assert error.usage.percent == 7
 
 
-async def test_a_truncated_answer_is_transient() -> None:
+async def test_a_truncated_answer_is_transient_and_what_its_headers_said_is_kept() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"X-App-Usage": '{"call_count":98}', "x-fb-trace-id": "T2"})
         response.content_length = 1000
         await response.prepare(request)
         await response.write(b'{"data": [')
@@ -183,7 +198,9 @@ async def test_a_truncated_answer_is_transient() -> None:
         return response
 
     error = await failure(handler)
-    assert error.error_class is ErrorClass.TRANSIENT
+    assert (error.rule.name, error.http_status, error.trace_id) == ("truncated_answer", 200, "T2")
+    assert error.usage is not None
+    assert error.usage.percent == 98
 
 
 async def test_a_connection_cut_before_the_answer_is_one_attempt_and_transient() -> None:
@@ -238,12 +255,117 @@ async def test_an_answer_of_several_megabytes_is_parsed_like_any_other() -> None
     assert answer.data == body
 
 
-async def test_a_redirect_is_not_followed() -> None:
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_neither_followed_nor_tried_again(status: int) -> None:
     async def handler(_: web.Request) -> web.Response:
-        return web.Response(status=302, headers={"Location": "https://elsewhere.example/"})
+        return web.Response(status=status, headers={"Location": f"{server.url}/elsewhere"})
 
-    error = await failure(handler)
-    assert error.http_status == 302
+    async with Server(handler) as server, GraphClient(server.url) as graph:
+        with pytest.raises(GraphError) as caught:
+            await graph.get("1", {}, TOKEN)
+    assert (caught.value.rule.name, caught.value.http_status) == ("redirect", status)
+    assert caught.value.retry is Retry.NEVER
+    assert [request.path for request in server.requests] == ["/v26.0/1"]
+
+
+async def test_an_answer_that_trickles_is_given_up_when_its_whole_time_is_over() -> None:
+    """Each byte comes in time, the answer never does."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"X-App-Usage": '{"call_count":3}'})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.01)
+        return response
+
+    error = await failure(handler, read_timeout=5.0, total_timeout=0.15)
+    assert (error.rule.name, error.http_status) == ("timeout", 200)
+    assert error.usage is not None
+
+
+async def test_nobody_waits_longer_for_a_connection_than_the_connect_timeout() -> None:
+    """A server whose queue of connections is full answers nothing at all, not even a refusal."""
+    with socket.socket() as busy, contextlib.ExitStack() as stack:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(busy.getsockname())
+        url = f"http://127.0.0.1:{busy.getsockname()[1]}"
+        async with GraphClient(url, connect_timeout=0.05, read_timeout=60, total_timeout=60) as graph:
+            async with asyncio.timeout(10):
+                with pytest.raises(GraphError) as caught:
+                    await graph.get("1", {}, TOKEN)
+    assert (caught.value.rule.name, caught.value.http_status) == ("timeout", None)
+
+
+async def test_an_error_names_the_trace_and_the_request_for_metas_support() -> None:
+    headers = {"x-fb-trace-id": "Header1", "x-fb-request-id": "Req1"}
+    body = {"error": {"code": 190, "error_subcode": 463, "message": "expired", "fbtrace_id": "Body1"}}
+    error = await failure(answers(body, status=400, headers=headers))
+    assert (error.trace_id, error.request_id) == ("Body1", "Req1")
+    assert str(error) == "token (HTTP 400, code 190/463, trace Body1): expired"
+    assert {"trace_id": "Body1", "request_id": "Req1"}.items() <= error.as_json().items()
+    without = {"error": {"code": 190, "message": "expired", "fbtrace_id": "not an id\x00\n"}}
+    assert (await failure(answers(without, status=400, headers=headers))).trace_id == "Header1"
+
+
+@pytest.mark.parametrize("token", ["token-of-no-known-form", "4711|with/odd+characters=="])
+async def test_the_token_of_the_call_is_in_no_text_of_its_error_whatever_it_looks_like(token: str) -> None:
+    quoted = quote(token, safe="")
+    texts = {
+        "message": f"Malformed access token {token}",
+        "error_user_title": f"see https://graph.facebook.com/me?t={quoted}",
+        "error_user_msg": f"'{token}'",
+    }
+    handler = answers({"error": {"code": 190, **texts}}, status=400)
+    async with Server(handler) as server, GraphClient(server.url, app_secret="s3cret") as graph:
+        with pytest.raises(GraphError) as caught:
+            await graph.get("1", {}, token)
+    shown = [str(caught.value), repr(caught.value), str(caught.value.args), str(caught.value.as_json())]
+    assert not [text for text in shown if token in text or quoted in text]
+
+
+async def test_another_version_than_the_one_asked_for_is_warned_of_once() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        status = 200 if len(server.requests) % 2 else 400
+        body = {} if status == 200 else {"error": {"code": 2, "message": "down"}}
+        return web.json_response(body, status=status, headers={"Facebook-API-Version": "v23.0"})
+
+    with capture_logs() as logs:
+        async with Server(handler) as server, GraphClient(server.url, "v20.0") as graph:
+            answer = await graph.get("1", {}, TOKEN)
+            with pytest.raises(GraphError):
+                await graph.get("1", {}, TOKEN)
+            await graph.get("1", {}, TOKEN)
+    assert (answer.asked_version, answer.version) == ("v20.0", "v23.0")
+    differing = [entry for entry in logs if entry["event"] == "graph_version_differs"]
+    assert [(entry["asked"], entry["answered"]) for entry in differing] == [("v20.0", "v23.0")]
+
+
+async def test_the_version_that_was_asked_for_is_no_warning() -> None:
+    with capture_logs() as logs:
+        async with (
+            Server(answers({}, headers={"facebook-api-version": "v26.0"})) as server,
+            GraphClient(server.url) as graph,
+        ):
+            await graph.get("1", {}, TOKEN)
+    assert logs == []
+
+
+async def test_a_header_that_the_database_could_not_keep_does_not_fail_the_call() -> None:
+    header = '{"call_count":12,"note":"\\u0000","big":123456789012345678901234567890}'
+    async with (
+        Server(answers({}, headers={"X-App-Usage": header, "X-Page-Usage": "\xff{"})) as server,
+        GraphClient(server.url) as graph,
+    ):
+        answer = await graph.get("1", {}, TOKEN)
+    assert answer.usage is not None
+    assert answer.usage.percent == 12
+    assert "\x00" not in str(answer.usage.as_json())
 
 
 def test_lone_surrogates_and_broken_utf8_are_decoded_rather_than_lost() -> None:

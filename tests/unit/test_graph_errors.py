@@ -2,120 +2,168 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
 import pytest
 
-from convsync.graph.errors import (
+from convsync.graph.catalogue import (
+    CATALOGUE,
+    EMPTY,
+    HTML,
     NO_CONNECTION,
+    REDIRECT,
     TIMEOUT,
     TOO_LARGE,
+    TRUNCATED,
+    UNLISTED,
     UNREADABLE,
     ErrorClass,
-    GraphError,
-    read_error,
+    Retry,
+    Rule,
 )
+from convsync.graph.errors import GraphError, read_error
 from convsync.graph.redact import redact
 from convsync.graph.usage import Usage, read_usage
+from graph_answers import EXAMPLES, Example
 
 C = ErrorClass
 
-# What Meta was seen, or is documented, to answer: HTTP status, `error` object, class, block scope.
-ANSWERS = [
-    (500, {"code": 1, "message": "Please reduce the amount of data you're asking for"}, C.SHRINK, None),
-    (400, {"code": 1, "message": "Please reduce the amount of data you're asking for"}, C.SHRINK, None),
-    (
-        500,
-        {"code": 1, "error_subcode": 99, "message": "An unknown error occurred",
-         "error_user_msg": "Please Reduce the amount of data you're asking for"},
-        C.SHRINK,
-        None,
-    ),
-    (
-        500,
-        {"code": 1, "message": "An unknown error occurred",
-         "error_user_title": "Please reduce the amount of data"},
-        C.SHRINK,
-        None,
-    ),
-    (500, {"code": 1, "error_subcode": 99, "message": "An unknown error occurred"}, C.TRANSIENT, None),
-    (400, {"code": 1, "error_subcode": 99, "message": "An unknown error occurred"}, C.TRANSIENT, None),
-    (500, {"code": 1, "message": "An unknown error occurred"}, C.TRANSIENT, None),
-    (400, {"code": 1, "error_subcode": 1357046, "message": "Received invalid JSON"}, C.TRANSIENT, None),
-    (400, {"code": 1, "error_subcode": 2853001, "message": "An unknown error occurred"}, C.UNKNOWN, None),
-    (503, {"code": 2, "message": "(#2) Service temporarily unavailable"}, C.TRANSIENT, None),
-    (400, {"code": 2, "message": "An unexpected error has occurred."}, C.TRANSIENT, None),
-    (400, {"code": 987654, "message": "odd", "is_transient": True}, C.TRANSIENT, None),
-    (400, {"code": 987654, "message": "odd", "is_transient": "true"}, C.TRANSIENT, None),
-    (503, {"message": "Call was not successful"}, C.TRANSIENT, None),
-    (400, {"code": 960, "message": "Request timed out"}, C.TRANSIENT, None),
-    (403, {"code": 4, "message": "(#4) Application request limit reached"}, C.THROTTLED, "app"),
-    (400, {"code": "4", "message": "(#4) Application request limit reached"}, C.THROTTLED, "app"),
-    (400, {"code": 341, "message": "Application limit reached"}, C.THROTTLED, "app"),
-    (400, {"code": 17, "message": "(#17) User request limit reached"}, C.THROTTLED, "page"),
-    (400, {"code": 32, "message": "(#32) Page request limit reached"}, C.THROTTLED, "page"),
-    (400, {"code": 613, "message": "(#613) Calls to this api have exceeded"}, C.THROTTLED, "page"),
-    (400, {"code": 613, "error_subcode": 1996, "message": "inconsistent volume"}, C.THROTTLED, "page"),
-    (403, {"code": 80001, "message": "too many calls to this Page account"}, C.THROTTLED, "page"),
-    (400, {"code": 80006, "message": "too many messenger api calls"}, C.THROTTLED, "page"),
-    (400, {"code": 80006, "message": "too many", "is_transient": True}, C.THROTTLED, "page"),
-    (400, {"code": 368, "message": "deemed abusive"}, C.THROTTLED, "page"),
-    (429, {"message": "slow down"}, C.THROTTLED, "page"),
-    (400, {"code": 190, "error_subcode": 463, "message": "Session has expired"}, C.TOKEN, None),
-    (401, {"code": 190, "error_subcode": 460, "message": "changed their password"}, C.TOKEN, None),
-    (400, {"code": 190, "message": "must be granted before impersonating"}, C.TOKEN, None),
-    (400, {"code": 102, "message": "Session key invalid"}, C.TOKEN, None),
-    (403, {"code": 200, "message": "(#200) Requires pages_messaging"}, C.PERMISSION, None),
-    (403, {"code": 299, "message": "something of the range"}, C.PERMISSION, None),
-    (400, {"code": 10, "message": "denied"}, C.PERMISSION, None),
-    (400, {"code": 100, "message": "(#100) Missing permissions"}, C.PERMISSION, None),
-    (400, {"code": 100, "message": "API calls from the server require an appsecret_proof argument"},
-     C.PERMISSION, None),
+RETRY = {
+    C.TRANSIENT: Retry.LATER,
+    C.UNKNOWN: Retry.LATER,
+    C.SHRINK: Retry.SMALLER,
+    C.THROTTLED: Retry.AFTER_THE_BLOCK,
+    C.BAD_CURSOR: Retry.FROM_THE_FRONT,
+    C.TOKEN: Retry.NEVER,
+    C.PERMISSION: Retry.NEVER,
+    C.GONE: Retry.NEVER,
+    C.BAD_REQUEST: Retry.NEVER,
+}
+# What has no code of Meta's, by the name that stands for its type.
+WITHOUT_CODE = {
+    NO_CONNECTION: ("no_connection", C.TRANSIENT),
+    TIMEOUT: ("timeout", C.TRANSIENT),
+    TRUNCATED: ("truncated_answer", C.TRANSIENT),
+    HTML: ("html_answer", C.TRANSIENT),
+    EMPTY: ("empty_answer", C.TRANSIENT),
+    UNREADABLE: ("unreadable_answer", C.TRANSIENT),
+    TOO_LARGE: ("answer_too_large", C.SHRINK),
+    REDIRECT: ("redirect", C.BAD_REQUEST),
+}
+REDUCE = "Please Reduce the amount of data you're asking for"
+# Other forms of the same: HTTP status, `error` object, entry.
+VARIANTS = [
+    (400, {"code": 1, "message": REDUCE}, "too_much_data"),
+    (500, {"code": 1, "error_subcode": 99, "message": "An unknown error occurred", "error_user_msg": REDUCE},
+     "too_much_data"),
+    (500, {"code": 1, "message": "An unknown error occurred", "error_user_title": REDUCE}, "too_much_data"),
     (400, {"code": 1, "message": "API calls from the server require an appsecret_proof argument"},
-     C.PERMISSION, None),
-    (
-        400,
-        {"code": 100, "error_subcode": 33,
-         "message": "Unsupported get request. Object with ID 't_1' does not exist, cannot be loaded due to"
-         " missing permissions, or does not support this operation."},
-        C.GONE,
-        None,
-    ),
-    (400, {"code": 100, "message": "Unsupported get request. ID '2' does not exist"}, C.GONE, None),
-    (400, {"code": 100, "message": "(#100) The After Cursor specified exceeds the max limit"},
-     C.BAD_CURSOR, None),
-    (400, {"code": 100, "message": "(#100) The cursor specified is not valid"}, C.BAD_CURSOR, None),
-    (400, {"code": 2642, "message": "Invalid cursors values"}, C.BAD_CURSOR, None),
-    (400, {"code": 100, "message": "(#100) Param limit must be an integer"}, C.BAD_REQUEST, None),
-    (400, {"code": 100, "error_subcode": 2018218, "message": "No profile available"}, C.BAD_REQUEST, None),
-    (400, {"code": 2500, "message": "Error parsing graph query"}, C.BAD_REQUEST, None),
-    (400, {"code": 104, "message": "Incorrect signature"}, C.BAD_REQUEST, None),
-    (400, {"code": 31337, "message": "never seen"}, C.UNKNOWN, None),
-    (400, {}, C.UNKNOWN, None),
+     "proof_required"),
+    (400, {"code": 1, "error_subcode": 99, "message": "An unknown error occurred"}, "unknown_error"),
+    (500, {"code": 1, "message": "An unknown error occurred"}, "unknown_api_error"),
+    (500, {"code": 1, "error_subcode": 2853001, "message": "An unknown error occurred"}, "unknown_api_error"),
+    (400, {"code": 1, "error_subcode": 2853001, "message": "An unknown error occurred"}, "refused"),
+    (400, {"code": 2, "message": "An unexpected error has occurred."}, "service_unavailable"),
+    (503, {"code": 2, "message": "(#2) Service temporarily unavailable", "is_transient": True}, "passing"),
+    (400, {"code": 987654, "message": "odd", "is_transient": "true"}, "passing"),
+    (400, {"code": "4", "message": "(#4) Application request limit reached"}, "app_limit"),
+    (403, {"code": 80001, "message": "(#80001) There have been too many calls to this Page account."},
+     "page_limit"),
+    (400, {"code": 80006, "message": "too many", "is_transient": True}, "messenger_limit"),
+    (400, {"code": 102, "message": "Session key invalid"}, "token_refused"),
+    (400, {"code": 102, "error_subcode": 463, "message": "Session key invalid"}, "token_expired"),
+    (400, {"code": 190, "error_subcode": 464, "message": "unconfirmed"}, "token_checkpoint"),
+    (403, {"code": 299, "message": "something of the range"}, "permission_required"),
+    (400, {"code": 230, "message": "(#230) Requires a permission"}, "permission_required"),
+    (400, {"code": 100, "message": "(#100) Missing permissions"}, "missing_permission"),
+    (400, {"code": 100, "message": "(#100) The cursor specified is not valid"}, "cursor_refused"),
+    (400, {}, "unlisted"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "error", "expected", "scope"), ANSWERS)
-def test_each_known_answer_has_its_class(
-    status: int, error: dict[str, object], expected: ErrorClass, scope: str | None
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.entry)
+def test_each_answer_of_the_catalogue_has_its_row(example: Example) -> None:
+    read = read_error({"error": example.error}, status=example.http)
+    assert (read.rule.name, read.error_class) == (example.entry, example.error_class)
+    assert (read.block_scope, read.block_seconds) == (example.scope, example.block)
+    assert read.retry is RETRY[example.error_class]
+    assert read.as_json()["told"] == read.told
+
+
+@pytest.mark.parametrize(("status", "error", "entry"), VARIANTS)
+def test_other_forms_of_an_answer_have_the_same_row(
+    status: int, error: dict[str, object], entry: str
 ) -> None:
-    read = read_error({"error": error}, status=status)
-    assert read.error_class is expected
-    assert read.block_scope == scope
-    assert (read.block_seconds > 0) == (expected is C.THROTTLED)
-    retried = {C.TRANSIENT, C.SHRINK, C.THROTTLED, C.BAD_CURSOR, C.UNKNOWN}
-    assert read.retry == (expected in retried)
+    assert read_error({"error": error}, status=status).rule.name == entry
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (NO_CONNECTION, C.TRANSIENT),
-        (TIMEOUT, C.TRANSIENT),
-        (UNREADABLE, C.TRANSIENT),
-        (TOO_LARGE, C.SHRINK),
-    ],
-)
-def test_what_never_reached_meta_or_cannot_be_read_has_a_class_too(kind: str, expected: ErrorClass) -> None:
-    assert GraphError("no code at all", type=kind).error_class is expected
+@pytest.mark.parametrize("kind", WITHOUT_CODE)
+def test_what_has_no_code_has_its_row_too(kind: str) -> None:
+    entry, expected = WITHOUT_CODE[kind]
+    error = GraphError("text", type=kind, http_status=502)
+    assert (error.rule.name, error.error_class) == (entry, expected)
+
+
+def test_every_row_of_the_catalogue_is_reached_by_an_answer() -> None:
+    """A row that another one hides would never act."""
+    reached = {example.entry for example in EXAMPLES} | {entry for entry, _ in WITHOUT_CODE.values()}
+    assert {rule.name for rule in CATALOGUE} | {UNLISTED.name} == reached
+    assert len({rule.name for rule in CATALOGUE}) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize("rule", [*CATALOGUE, UNLISTED], ids=lambda rule: rule.name)
+def test_the_operator_is_told_what_to_do_in_plain_sentences(rule: Rule) -> None:
+    assert rule.told.endswith(".")
+    assert not set("{}[]") & set(rule.told)
+    assert rule.told[0].isupper() or rule.told.startswith("convsync")
+    if rule.error_class is C.TOKEN:
+        assert "convsync page add" in rule.told
+    if rule.error_class is C.THROTTLED:
+        assert "convsync waits" in rule.told or "convsync asks again" in rule.told
+
+
+def test_the_catalogue_in_the_documentation_is_the_one_that_acts() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "graph-errors.md").read_text()
+    assert "\n".join(rows_of_the_documentation()) in text
+
+
+def rows_of_the_documentation() -> Iterator[str]:
+    yield "| entry | Meta's answer | what convsync does | what the operator is told |"
+    yield "|---|---|---|---|"
+    for rule in (*CATALOGUE, UNLISTED):
+        does = {
+            Retry.LATER: "calls again later, a few times",
+            Retry.SMALLER: "asks for less, never for the same again",
+            Retry.AFTER_THE_BLOCK: f"no call for the {'Page' if rule.scope == 'page' else 'whole app'} until "
+            f"Meta's time is over, else {rule.block_seconds} s, longer each time",
+            Retry.FROM_THE_FRONT: "reads that list again from its front, three times at most",
+            Retry.NEVER: "stops the Page's sync" if rule.error_class is C.TOKEN else "does not call again",
+        }[rule.retry]
+        yield f"| `{rule.name}` | {_answer(rule)} | {does} | {rule.told} |"
+
+
+def _answer(rule: Rule) -> str:
+    parts = []
+    if rule.codes is not None:
+        parts.append(f"code {_numbers(rule.codes)}")
+    if rule.subcodes is not None:
+        parts.append("any subcode" if len(rule.subcodes) > 1000 else f"subcode {_numbers(rule.subcodes)}")
+    if rule.statuses is not None:
+        parts.append(f"HTTP {_numbers(rule.statuses)}")
+    if rule.phrase is not None:
+        parts.append(f'"{rule.phrase}"')
+    if rule.transient is not None:
+        parts.append("`is_transient`")
+    if rule.type is not None:
+        parts.append(rule.type)
+    return ", ".join(parts) or "anything else"
+
+
+def _numbers(numbers: Collection[int]) -> str:
+    if isinstance(numbers, range):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(str(number) for number in sorted(numbers))
 
 
 @pytest.mark.parametrize(
@@ -244,3 +292,12 @@ def test_odd_values_in_a_usage_header_count_as_nothing(header: str) -> None:
     usage = read_usage({"X-Business-Use-Case-Usage": header})
     assert usage is not None
     assert (usage.percent, usage.regain_seconds) == (0.0, 0)
+
+
+def test_what_the_database_could_not_keep_is_in_no_error() -> None:
+    """An error is written down: U+0000, and a number that is no code, would cost the whole run."""
+    error = read_error(
+        {"error": {"code": 99999999999, "error_subcode": "-99999999999", "message": "a\x00b\ud800"}},
+        status=400,
+    )
+    assert (error.code, error.subcode, error.message) == (None, None, "a\ufffdb\ufffd")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convsync.facts import DeadLetter, Message, Thread, dump
-from convsync.graph.errors import ErrorClass, GraphError
+from convsync.graph.catalogue import ErrorClass
+from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
     ListPage,

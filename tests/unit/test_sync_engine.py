@@ -24,8 +24,9 @@ from convsync.errors import (
     TryAgain,
 )
 from convsync.facts import Message, Thread
+from convsync.graph.catalogue import TIMEOUT
 from convsync.graph.client import GraphAnswer
-from convsync.graph.errors import TIMEOUT, GraphError
+from convsync.graph.errors import GraphError
 from convsync.graph.usage import Usage
 from convsync.sync.ports import Time
 from convsync.sync.retry import BUDGETS, Backoff

@@ -23,14 +23,28 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
+import structlog
 from yarl import URL
 
-from convsync.graph.errors import NO_CONNECTION, TIMEOUT, TOO_LARGE, UNREADABLE, GraphError, read_error
-from convsync.graph.redact import redact
+from convsync.graph.catalogue import (
+    EMPTY,
+    HTML,
+    NO_CONNECTION,
+    REDIRECT,
+    TIMEOUT,
+    TOO_LARGE,
+    TRUNCATED,
+    UNREADABLE,
+)
+from convsync.graph.errors import GraphError, read_error, readable_id
 from convsync.graph.usage import Usage, read_usage
 
+_log = structlog.get_logger(__name__)
+
 _MIB: Final = 1024 * 1024
-_PARSE_IN_THREAD: Final = _MIB
+PARSED_IN_A_THREAD: Final = _MIB
+"""Answers larger than this are parsed and read beside the event loop, which goes on serving webhooks."""
+_STRANGE_VERSIONS: Final = 20
 _NEVER_IN_ADDRESS: Final = frozenset({"access_token", "appsecret_proof", "appsecret_time"})
 
 
@@ -39,7 +53,8 @@ class GraphAnswer:
     """A successful answer: its JSON object, and what the headers said.
 
     `ms` is the time from the request to the last byte. `version` is the version that answered: Meta
-    serves calls of a dead version with the next one, without an error.
+    serves calls of a dead version with the next one, without an error; `asked_version` was asked for.
+    `size` is the number of bytes of the answer.
     """
 
     data: dict[str, Any]
@@ -48,6 +63,33 @@ class GraphAnswer:
     ms: int
     trace_id: str | None
     version: str | None
+    request_id: str | None = None
+    asked_version: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What an answer says before its body, and a body that breaks off cannot take away."""
+
+    status: int | None = None
+    usage: Usage | None = None
+    trace_id: str | None = None
+    request_id: str | None = None
+    version: str | None = None
+    html: bool = False
+
+    @classmethod
+    def of(cls, response: aiohttp.ClientResponse) -> _Head:
+        headers = response.headers
+        return cls(
+            response.status,
+            read_usage(headers),
+            readable_id(headers.get("x-fb-trace-id")),
+            readable_id(headers.get("x-fb-request-id")),
+            readable_id(headers.get("facebook-api-version")),
+            headers.get("content-type", "").lower().startswith("text/html"),
+        )
 
 
 def node_path(node_id: str, edge: str = "") -> str:
@@ -79,7 +121,9 @@ class GraphClient:
         connections: int = 32,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._base = f"{url.rstrip('/')}/{version.strip('/')}"
+        self.version = version.strip("/")
+        self._base = f"{url.rstrip('/')}/{self.version}"
+        self._strange_versions: set[str] = set()
         self._app_secret = app_secret.encode() if app_secret else None
         self._timeout = aiohttp.ClientTimeout(
             total=total_timeout, sock_connect=connect_timeout, sock_read=read_timeout
@@ -137,7 +181,22 @@ class GraphClient:
             url = url.with_query(sent)
         else:
             form = sent
+        secrets = {token, quote(token, safe="")} | ({sent["appsecret_proof"]} if self._app_secret else set())
+        head = _Head()
         started = time.monotonic()
+
+        def failed(what: str, kind: str) -> GraphError:
+            return GraphError(
+                what,
+                type=kind,
+                http_status=head.status,
+                trace_id=head.trace_id,
+                request_id=head.request_id,
+                usage=head.usage,
+                ms=_milliseconds_since(started),
+                secrets=secrets,
+            )
+
         try:
             async with self._session.request(
                 method,
@@ -146,27 +205,42 @@ class GraphClient:
                 headers={"Authorization": f"Bearer {token}"},
                 allow_redirects=False,
             ) as response:
+                head = _Head.of(response)
                 body = await self._read(response)
-                ms = _milliseconds_since(started)
         except _AnswerTooLargeError as error:
-            raise GraphError(
-                str(error),
-                type=TOO_LARGE,
-                http_status=error.status,
-                usage=error.usage,
-                ms=_milliseconds_since(started),
-            ) from None
+            raise failed(str(error), TOO_LARGE) from None
         except TimeoutError as error:
-            raise GraphError(
-                f"no answer in time: {redact(str(error)) or 'timed out'}",
-                type=TIMEOUT,
-                ms=_milliseconds_since(started),
-            ) from None
+            raise failed(f"no answer in time: {str(error) or 'timed out'}", TIMEOUT) from None
+        except aiohttp.ClientPayloadError as error:
+            raise failed(f"the answer broke off: {error}", TRUNCATED) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise GraphError(
-                f"{type(error).__name__}: {error}", type=NO_CONNECTION, ms=_milliseconds_since(started)
-            ) from None
-        return await self._understand(response.status, response.headers, body, ms)
+            raise failed(f"{type(error).__name__}: {error}", NO_CONNECTION) from None
+        ms = _milliseconds_since(started)
+        self._compare_version(head)
+        data, problem = await self._decode(body, head)
+        if problem is not None:
+            raise failed(*problem)
+        if head.status != 200 or "error" in data:
+            raise read_error(
+                data,
+                status=response.status,
+                ms=ms,
+                trace_id=head.trace_id,
+                request_id=head.request_id,
+                usage=head.usage,
+                secrets=secrets,
+            )
+        return GraphAnswer(
+            data,
+            head.usage,
+            response.status,
+            ms,
+            head.trace_id,
+            head.version,
+            head.request_id,
+            self.version,
+            len(body),
+        )
 
     def _proof(self, token: str) -> dict[str, str]:
         at = str(int(self._now()))
@@ -181,40 +255,48 @@ class GraphClient:
             size += len(chunk)
             if size > self._max_bytes:
                 response.close()
-                raise _AnswerTooLargeError(self._max_bytes, response.status, read_usage(response.headers))
+                raise _AnswerTooLargeError(f"the answer has more than {self._max_bytes} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
 
-    async def _understand(self, status: int, headers: Mapping[str, str], body: bytes, ms: int) -> GraphAnswer:
-        usage = read_usage(headers)
-        trace_id = headers.get("x-fb-trace-id")
+    async def _decode(self, body: bytes, head: _Head) -> tuple[dict[str, Any], tuple[str, str] | None]:
+        """The JSON object of a body; else what came instead, and its name in the catalogue."""
+        what = f"HTTP {head.status} with"
+        if head.status is not None and 300 <= head.status < 400:
+            return {}, (f"{what} a redirect", REDIRECT)
+        if not body.strip():
+            return {}, (f"{what} an empty body", EMPTY)
         try:
-            if len(body) > _PARSE_IN_THREAD:
-                data = await asyncio.to_thread(parse_json, body)
-            else:
-                data = parse_json(body)
+            parsing = len(body) > PARSED_IN_A_THREAD
+            data = await asyncio.to_thread(parse_json, body) if parsing else parse_json(body)
         except ValueError:
-            data = None
+            start = body.lstrip()[:1]
+            if head.html or start == b"<":
+                return {}, (f"{what} a web page of {len(body)} bytes", HTML)
+            if start in (b"{", b"["):
+                return {}, (f"{what} {len(body)} bytes of JSON that breaks off", TRUNCATED)
+            return {}, (f"{what} {len(body)} bytes that are no JSON", UNREADABLE)
         if not isinstance(data, dict):
-            what = f"{len(body)} bytes that are no JSON object" if body else "an empty body"
-            raise GraphError(
-                f"HTTP {status} with {what}",
-                type=UNREADABLE,
-                http_status=status,
-                trace_id=trace_id,
-                usage=usage,
-                ms=ms,
+            return {}, (f"{what} JSON that is no object", UNREADABLE)
+        return data, None
+
+    def _compare_version(self, head: _Head) -> None:
+        """Warn, once, that another version answers than the one asked for."""
+        if head.version is None or head.version == self.version or head.version in self._strange_versions:
+            return
+        if len(self._strange_versions) < _STRANGE_VERSIONS:
+            self._strange_versions.add(head.version)
+            _log.warning(
+                "graph_version_differs",
+                asked=self.version,
+                answered=head.version,
+                trace_id=head.trace_id,
+                request_id=head.request_id,
             )
-        if status != 200 or "error" in data:
-            raise read_error(data, status=status, ms=ms, trace_id=trace_id, usage=usage)
-        return GraphAnswer(data, usage, status, ms, trace_id, headers.get("facebook-api-version"))
 
 
 class _AnswerTooLargeError(Exception):
-    def __init__(self, limit: int, status: int, usage: Usage | None) -> None:
-        super().__init__(f"the answer has more than {limit} bytes")
-        self.status = status
-        self.usage = usage
+    pass
 
 
 def parse_json(body: bytes) -> Any:

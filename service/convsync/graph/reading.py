@@ -9,16 +9,29 @@ the end of the list would lose everything behind it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
 
-from convsync.facts import DeadLetter, Fact, Json, Message, Thread, clean, thread_key
-from convsync.graph.errors import UNREADABLE, GraphError
+from convsync.facts import DeadLetter, Fact, Json, Message, Thread, clean, drift_name, thread_key
+from convsync.graph.catalogue import UNREADABLE
+from convsync.graph.drift import (
+    ANSWER,
+    ATTACHMENT,
+    CONVERSATION,
+    MESSAGE,
+    PAGING,
+    PERSON,
+    SHARE,
+    compare,
+    compare_each,
+)
+from convsync.graph.errors import GraphError
 from convsync.graph.models import ConversationNode, Edge, Mention, MessageNode, Participant, unwrap
 from convsync.graph.redact import redact
 
@@ -64,7 +77,8 @@ class ListPage:
     `next_cursor`) or `unread` (none of them came; read the thread from its front).
 
     `next_cursor` is `None` at the end of the list. `unreadable` counts everything that Graph listed
-    and did not return: conversations and messages, those in `threads` included.
+    and did not return: conversations and messages, those in `threads` included. `drift` counts by name
+    what this release does not know: fields, values of a new kind, items that do not fit.
     """
 
     facts: list[Fact]
@@ -73,6 +87,7 @@ class ListPage:
     newest_updated: datetime | None
     oldest_updated: datetime | None
     unreadable: int
+    drift: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class MessagesPage:
     unreadable: int
     newest_id: str | None
     oldest: datetime | None
+    drift: Counter[str] = field(default_factory=Counter)
 
 
 def message_fields(without: Iterable[str] = ()) -> str:
@@ -112,6 +128,7 @@ def read_conversations(
     edge = _edge(body, "conversations")
     asked = frozenset(requested)
     facts: list[Fact] = []
+    drift = _drift_of(body)
     threads: list[Json] = []
     updated: list[datetime] = []
     unreadable = 0
@@ -120,10 +137,12 @@ def read_conversations(
             node = ConversationNode.model_validate(_object(item))
         except (ValidationError, _NotAnObjectError) as error:
             facts.append(_dead_letter(page_id, f"conversation{_reason(error)}", item))
+            drift[drift_name(f"conversation{_reason(error)}")] += 1
             unreadable += 1
             continue
-        owner = _read_people(page_id, node, observed_at, asked, facts)
-        thread = _read_thread(page_id, node, owner, observed_at, facts)
+        compare(item, CONVERSATION, "conversation", drift)
+        owner = _read_people(page_id, node, observed_at, asked, facts, drift)
+        thread = _read_thread(page_id, node, owner, observed_at, facts, drift)
         threads.append(thread)
         unreadable += thread["unreadable"]
         if node.updated_time is not None:
@@ -135,6 +154,7 @@ def read_conversations(
         newest_updated=max(updated, default=None),
         oldest_updated=min(updated, default=None),
         unreadable=unreadable,
+        drift=drift,
     )
 
 
@@ -144,8 +164,11 @@ def read_messages(
     """Read a page of the messages of a thread whose customer is `sender_id`."""
     edge = _edge(body, f"messages of {thread_id}")
     facts: list[Fact] = []
-    unreadable, newest_id, oldest = _read_items(page_id, thread_id, sender_id, edge.items, observed_at, facts)
-    return MessagesPage(facts, edge.paging.after, unreadable, newest_id, oldest)
+    drift = _drift_of(body)
+    unreadable, newest_id, oldest = _read_items(
+        page_id, thread_id, sender_id, edge.items, observed_at, facts, drift
+    )
+    return MessagesPage(facts, edge.paging.after, unreadable, newest_id, oldest, drift)
 
 
 class _NotAnObjectError(Exception):
@@ -167,8 +190,21 @@ def _edge(body: Json, what: str) -> Edge:
     return edge
 
 
+def _drift_of(body: Json) -> Counter[str]:
+    drift: Counter[str] = Counter()
+    compare(body, ANSWER, "answer", drift)
+    if isinstance(body.get("paging"), dict):
+        compare(body["paging"], PAGING, "paging", drift)
+    return drift
+
+
 def _read_people(
-    page_id: str, node: ConversationNode, observed_at: datetime, asked: frozenset[str], facts: list[Fact]
+    page_id: str,
+    node: ConversationNode,
+    observed_at: datetime,
+    asked: frozenset[str],
+    facts: list[Fact],
+    drift: Counter[str],
 ) -> str:
     """Add a snapshot of the thread for each customer in it; return the owner's id."""
     fields: Json = {}
@@ -190,9 +226,11 @@ def _read_people(
         except (ValidationError, _NotAnObjectError) as error:
             reason = f"participants[{position}]{_reason(error)} ({node.id})"
             facts.append(_dead_letter(page_id, reason, item))
+            drift[drift_name(f"participants{_reason(error)}")] += 1
             if isinstance(item, dict):
                 without_id.append(_name(item.get("name")))
             continue
+        compare(item, PERSON, "participants", drift)
         if person.id != page_id:
             names[person.id] = names.get(person.id) or _name(person.name)
     if not names:
@@ -209,7 +247,12 @@ def _name(name: Any) -> str | None:
 
 
 def _read_thread(
-    page_id: str, node: ConversationNode, owner: str, observed_at: datetime, facts: list[Fact]
+    page_id: str,
+    node: ConversationNode,
+    owner: str,
+    observed_at: datetime,
+    facts: list[Fact],
+    drift: Counter[str],
 ) -> Json:
     """Add the messages that came with a thread; return what the sync keeps of it."""
     edge = Edge.of(node.messages) if node.messages is not None else None
@@ -219,7 +262,7 @@ def _read_thread(
     if edge is None:
         read = "complete" if node.message_count == 0 else "unread"
     else:
-        unreadable, newest_id, _ = _read_items(page_id, node.id, owner, edge.items, observed_at, facts)
+        unreadable, newest_id, _ = _read_items(page_id, node.id, owner, edge.items, observed_at, facts, drift)
         next_cursor = edge.paging.after
         # a `next` without a cursor cannot be followed from here, only from the front of the thread
         goes_on = "more" if next_cursor is not None else "unread"
@@ -237,7 +280,13 @@ def _read_thread(
 
 
 def _read_items(
-    page_id: str, thread_id: str, owner: str, items: list[Any], observed_at: datetime, facts: list[Fact]
+    page_id: str,
+    thread_id: str,
+    owner: str,
+    items: list[Any],
+    observed_at: datetime,
+    facts: list[Fact],
+    drift: Counter[str],
 ) -> tuple[int, str | None, datetime | None]:
     """Add a fact per message; return how many could not be read, the newest id and the oldest time."""
     unreadable = 0
@@ -249,8 +298,10 @@ def _read_items(
             node = MessageNode.model_validate(raw)
         except (ValidationError, _NotAnObjectError) as error:
             facts.append(_dead_letter(page_id, f"message{_reason(error)} ({thread_id})", item))
+            drift[drift_name(f"message{_reason(error)}")] += 1
             unreadable += 1
             continue
+        _compare_message(raw, drift)
         facts.append(_message(page_id, owner, node, raw, observed_at))
         # of several within one second the first listed is the newest: lists come newest first
         if newest is None or node.created_time > newest[0]:
@@ -258,6 +309,16 @@ def _read_items(
         if oldest is None or node.created_time < oldest:
             oldest = node.created_time
     return unreadable, newest[1] if newest else None, oldest
+
+
+def _compare_message(raw: Json, drift: Counter[str]) -> None:
+    compare(raw, MESSAGE, "message", drift)
+    author = raw.get("from")
+    if isinstance(author, dict):
+        compare(author, PERSON, "from", drift)
+    for name, shape in (("to", PERSON), ("attachments", ATTACHMENT), ("shares", SHARE)):
+        if name in raw:
+            compare_each(unwrap(raw[name]), shape, name, drift)
 
 
 def _message(page_id: str, owner: str, node: MessageNode, raw: Json, observed_at: datetime) -> Message:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-_MARK = "[redacted]"
+MARK = "[redacted]"
 
 # name=value in a query string (also percent-encoded), "name": "value" in JSON
 _NAMED = re.compile(
@@ -24,7 +24,7 @@ _APP_TOKEN = re.compile(r"\b\d{6,}\|[A-Za-z0-9_-]{16,}")
 
 def redact(text: str) -> str:
     """Return `text` with every access token, proof and app secret replaced by `[redacted]`."""
-    text = _NAMED.sub(rf"\1{_MARK}", text)
-    text = _BEARER.sub(rf"\1 {_MARK}", text)
-    text = _PAGE_TOKEN.sub(_MARK, text)
-    return _APP_TOKEN.sub(_MARK, text)
+    text = _NAMED.sub(rf"\1{MARK}", text)
+    text = _BEARER.sub(rf"\1 {MARK}", text)
+    text = _PAGE_TOKEN.sub(MARK, text)
+    return _APP_TOKEN.sub(MARK, text)

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import orjson
 
+from convsync.facts import clean
+
 _HEADERS: Final = {
     "business": "X-Business-Use-Case-Usage",
     "app": "X-App-Usage",
@@ -77,7 +79,8 @@ def _decode(header: str | None) -> dict[str, Any] | None:
         value = orjson.loads(header)
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) else None
+    # kept as JSON in PostgreSQL, which cannot hold every text that JSON can
+    return clean(value) if isinstance(value, dict) else None
 
 
 def _allowances(value: dict[str, Any]) -> Iterator[dict[str, Any]]:

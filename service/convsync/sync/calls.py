@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 
 from convsync.errors import DatabaseError
-from convsync.graph.client import GraphAnswer
-from convsync.graph.errors import ErrorClass, GraphError
+from convsync.graph.catalogue import ErrorClass
+from convsync.graph.client import PARSED_IN_A_THREAD, GraphAnswer
+from convsync.graph.errors import GraphError
 from convsync.graph.usage import Usage
 from convsync.sync.ports import Graph, SyncStore, Time
 from convsync.sync.retry import Backoff, patiently
@@ -118,9 +120,13 @@ class Caller:
             await self._failed(error, started)
             raise
         try:
-            page = read(answer, granted_at)
+            if answer.size > PARSED_IN_A_THREAD:
+                page = await asyncio.to_thread(read, answer, granted_at)
+            else:
+                page = read(answer, granted_at)
         except GraphError as error:
             error.usage, error.ms, error.http_status = answer.usage, answer.ms, answer.status
+            error.trace_id, error.request_id = answer.trace_id, answer.request_id
             await self._failed(error, started)
             raise
         self._throttles = 0

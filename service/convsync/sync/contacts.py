@@ -27,6 +27,7 @@ from convsync.graph.errors import GraphError
 from convsync.graph.reading import LIST_FIELDS, list_fields, read_conversations
 from convsync.pages import granted
 from convsync.store import Store
+from convsync.sync.ports import SawDrift, ignore_drift
 
 _WAITING: Final = 10_000
 _WORKERS: Final = 4
@@ -48,7 +49,9 @@ class ContactReader:
         *,
         calls_per_second: float,
         now: Callable[[], float] = time.monotonic,
+        saw_drift: SawDrift = ignore_drift,
     ) -> None:
+        self._saw_drift = saw_drift
         self._store = store
         self._graph = graph
         self._open_token = open_token
@@ -116,6 +119,7 @@ class ContactReader:
         if answered is None:
             return
         page = read_conversations(page_id, *answered, LIST_FIELDS)
+        self._saw_drift((page_id, name) for name in page.drift.elements())
         facts = [fact for fact in page.facts if isinstance(fact, Thread) and fact.sender_id == sender_id]
         if facts:
             await self._store.ingest(facts, "sync")
@@ -126,6 +130,7 @@ class ContactReader:
             return
         thread, granted_at = answered
         page = read_conversations(page_id, {"data": [thread]}, granted_at, LIST_FIELDS)
+        self._saw_drift((page_id, name) for name in page.drift.elements())
         if page.facts:
             await self._store.ingest(page.facts, "sync")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
@@ -20,6 +20,14 @@ from convsync.graph.client import GraphAnswer
 Mode: TypeAlias = Literal["full", "incremental", "reconcile"]
 Kind: TypeAlias = Literal["list", "thread"]
 Lane: TypeAlias = Literal["live", "repair", "backfill"]
+
+
+SawDrift: TypeAlias = Callable[[Iterable[tuple[str, str]]], None]
+"""Hears of each (page_id, name) that Graph answered and this release does not know."""
+
+
+def ignore_drift(names: Iterable[tuple[str, str]]) -> None:
+    pass
 
 
 class Begun(Protocol):

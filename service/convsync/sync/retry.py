@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import structlog
 
 from convsync.errors import DatabaseUnavailable, TryAgain
-from convsync.graph.errors import ErrorClass
+from convsync.graph.catalogue import ErrorClass
 from convsync.sync.ports import Time
 
 _log = structlog.get_logger(__name__)

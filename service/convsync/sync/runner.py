@@ -27,7 +27,7 @@ from convsync.errors import (
     TryAgain,
 )
 from convsync.sync.calls import Caller, Control
-from convsync.sync.ports import Begun, Graph, SealedToken, SyncStore, Time
+from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
 from convsync.sync.retry import Backoff, patiently
 from convsync.sync.sizes import PageMemory
 from convsync.sync.walker import Walker
@@ -73,7 +73,7 @@ class SyncRunner:
 
     `run` carries one sync to its end in the caller's task. `start` returns once it has begun and
     leaves it to `supervise`, which also resumes what was paused or abandoned. `open_token` unseals
-    a Page token: `(page_id, sealed) -> token`.
+    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know.
     """
 
     def __init__(
@@ -86,8 +86,10 @@ class SyncRunner:
         time: Time | None = None,
         backoff: Backoff | None = None,
         owner: str | None = None,
+        saw_drift: SawDrift = ignore_drift,
     ) -> None:
         self._store = store
+        self._saw_drift = saw_drift
         self._graph = graph
         self._open_token = open_token
         self._settings = settings if settings is not None else RunnerSettings()
@@ -330,6 +332,7 @@ class _Attempt:
             reload_token=self._token_if_replaced,
             concurrency=self._settings.concurrency,
             log=self._log,
+            saw_drift=self._runner._saw_drift,
         )
 
     async def _token(self) -> str | None:
@@ -341,6 +344,10 @@ class _Attempt:
             return None
         if kept.sealed is None:
             self._control.stop("token_missing", failed=True)
+            return None
+        if kept.state == "invalid":
+            # Meta has said so, and calls with a dead token are held against the app.
+            self._control.stop("token_invalid", failed=True)
             return None
         try:
             token = self._runner._open_token(self._page_id, kept.sealed)

@@ -18,8 +18,9 @@ from typing import Final, TypeVar
 import structlog
 
 from convsync.facts import Fact, Json, Message, Thread, thread_key
+from convsync.graph.catalogue import NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
 from convsync.graph.client import GraphAnswer, node_path
-from convsync.graph.errors import TIMEOUT, UNREADABLE, ErrorClass, GraphError
+from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
     ListPage,
@@ -480,9 +481,7 @@ class _Verification:
                     raise error
                 self._sizes.unknown_fields.add(error.unknown_field)
                 return ceiling
-            case ErrorClass.TRANSIENT if failed > 1 and (
-                error.code == 1 or error.type in (TIMEOUT, UNREADABLE)
-            ):
+            case ErrorClass.TRANSIENT if failed > 1 and (error.code == 1 or error.type in NO_WHOLE_ANSWER):
                 ceiling = sizes.refused(size) or ceiling
         if failed >= BUDGETS.get(error.error_class, 1):
             raise error

@@ -18,9 +18,10 @@ from typing import Any, Final
 import structlog
 
 from convsync.errors import BadData, InvalidArgument, NotFound
-from convsync.facts import Fact, Json
+from convsync.facts import Fact, Json, drift_name
+from convsync.graph.catalogue import NO_CONNECTION, NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
 from convsync.graph.client import GraphAnswer, node_path
-from convsync.graph.errors import NO_CONNECTION, TIMEOUT, UNREADABLE, ErrorClass, GraphError
+from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
     list_fields,
@@ -29,7 +30,7 @@ from convsync.graph.reading import (
     read_messages,
 )
 from convsync.sync.calls import Caller, Control, Stopped
-from convsync.sync.ports import SyncStore, Work
+from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
 from convsync.sync.retry import BUDGETS
 from convsync.sync.sizes import PageMemory, Size, SizeMemory
 
@@ -47,6 +48,7 @@ class _Page:
     threads: list[Json]
     next_cursor: str | None
     unreadable: int
+    drift: Counter[str]
 
 
 class _GaveUp(Exception):
@@ -64,7 +66,8 @@ class Walker:
     """Works for one run of one Page.
 
     `reload_token` reads the Page's token again and returns it if somebody has replaced it since;
-    `token_works` hears of each page that was read.
+    `token_works` hears of each page that was read, `saw_drift` of each (page_id, name) that this release
+    does not know.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Walker:
         reload_token: Callable[[], Awaitable[str | None]],
         concurrency: int = 3,
         log: Any = None,
+        saw_drift: SawDrift = ignore_drift,
     ) -> None:
         self._store = store
         self._caller = caller
@@ -94,8 +98,10 @@ class Walker:
         self._token_works = token_works
         self._reload_token = reload_token
         self._concurrency = concurrency
+        self._saw_drift = saw_drift
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
+        self._ceilings: dict[tuple[str, str, str | None], Size] = {}
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
         self._reloading = asyncio.Lock()
 
@@ -203,7 +209,8 @@ class Walker:
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
         sizes = self._memory.lists if work.kind == "list" else self._memory.threads
-        ceiling: Size | None = None
+        place = (work.kind, work.thread_id, work.cursor)
+        ceiling = self._ceilings.get(place)
         failures: Counter[ErrorClass] = Counter()
         while True:
             size = sizes.within(ceiling)
@@ -225,6 +232,7 @@ class Walker:
                 ceiling = await self._after(error, work, sizes, size, ceiling, failures, token)
             else:
                 sizes.accepted(size)
+                self._saw_drift((self._page_id, name) for name in page.drift.elements())
                 await self._token_works()
                 return page
 
@@ -251,6 +259,9 @@ class Walker:
             case ErrorClass.SHRINK:
                 smaller = sizes.refused(size)
                 if smaller is not None:
+                    # For the rest of the run: the list is read again from its front, and a size that grew
+                    # back elsewhere is refused here as it was before.
+                    self._ceilings[work.kind, work.thread_id, work.cursor] = smaller
                     failures[ErrorClass.SHRINK] = 0
                     return smaller
                 ceiling = size
@@ -262,9 +273,7 @@ class Walker:
                     return ceiling
             case ErrorClass.BAD_REQUEST if self._without(error.unknown_field):
                 return ceiling
-            case ErrorClass.TRANSIENT if failed > 1 and (
-                error.code == 1 or error.type in (TIMEOUT, UNREADABLE)
-            ):
+            case ErrorClass.TRANSIENT if failed > 1 and (error.code == 1 or error.type in NO_WHOLE_ANSWER):
                 # Perhaps no accident: Meta also runs out of time over pages that are too large.
                 ceiling = sizes.refused(size) or ceiling
         if failed >= BUDGETS.get(error.error_class, 1):
@@ -302,7 +311,7 @@ class Walker:
                 with suppress(NotFound):
                     await self._control.patiently(
                         lambda: self._store.mark_token(
-                            page_id=self._page_id, state="invalid", error=error.message
+                            page_id=self._page_id, state="invalid", error=error.explained()
                         )
                     )
         raise Stopped
@@ -331,13 +340,15 @@ class Walker:
             requested = [name for name in LIST_FIELDS if name not in self._memory.unknown_fields]
             page = read_conversations(self._page_id, answer.data, granted_at, requested)
             self._not_in_place(work, page.next_cursor)
-            return _Page(granted_at, page.facts, page.threads, page.next_cursor, page.unreadable)
+            drift = page.drift + _version_drift(answer)
+            return _Page(granted_at, page.facts, page.threads, page.next_cursor, page.unreadable, drift)
 
         def read_thread(answer: GraphAnswer, granted_at: datetime) -> _Page:
             owner = work.sender_id or f"thread:{work.thread_id}"
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
-            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable)
+            drift = page.drift + _version_drift(answer)
+            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable, drift)
 
         return read_list if work.kind == "list" else read_thread
 
@@ -345,6 +356,13 @@ class Walker:
         """A list whose next page is this page would be read for ever."""
         if next_cursor is not None and next_cursor == work.cursor:
             raise GraphError("the list goes on where it is", type=UNREADABLE, http_status=200)
+
+
+def _version_drift(answer: GraphAnswer) -> Counter[str]:
+    """Another version than the one asked for is the largest drift there is."""
+    if answer.version is None or answer.asked_version in (None, answer.version):
+        return Counter()
+    return Counter([drift_name(f"answer of {answer.version} to {answer.asked_version}")])
 
 
 def _refusal(kind: str, message: str, sqlstate: str | None = None) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import aiohttp_jinja2
@@ -15,6 +16,7 @@ from convsync import __version__, errors
 from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
+from convsync.graph.versions import warn_of_version
 from convsync.observe.alerts import Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
@@ -23,6 +25,7 @@ from convsync.settings import Settings
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, SyncRunner
+from convsync.tasks import end
 from convsync.web import middlewares
 from convsync.web.routes import (
     changes,
@@ -61,7 +64,6 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 6.0
 _LAST_NOTICES_SECONDS = 2.0
 _DRIFT_SECONDS = 2.0
-_CANCEL_AGAIN_SECONDS = 0.5
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
@@ -145,7 +147,15 @@ async def _alerts(app: web.Application) -> AsyncIterator[None]:
 async def _workers(app: web.Application) -> AsyncIterator[None]:
     store, settings, path, alerter = app[STORE], app[SETTINGS], app[WRITE_PATH], app[ALERTER]
 
-    contacts = ContactReader(store, app[GRAPH], app[TOKENS].open, calls_per_second=settings.calls_per_second)
+    drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
+    read_drift = partial(drift.saw, "sync")
+    contacts = ContactReader(
+        store,
+        app[GRAPH],
+        app[TOKENS].open,
+        calls_per_second=settings.calls_per_second,
+        saw_drift=read_drift,
+    )
 
     async def ingest(facts: Sequence[Fact]) -> None:
         with path.call(len(facts)):
@@ -160,8 +170,8 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[GRAPH],
         app[TOKENS].open,
         RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+        saw_drift=read_drift,
     )
-    drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
     app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     app[METRICS] = ServiceMetrics(
         build={"version": __version__, "schema": app[SCHEMA]},
@@ -182,31 +192,22 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         telling = group.create_task(alerter.run(), name="alerts")
         yield
         # What is refused from here on is refused because we end, which needs nobody.
-        await _end(watching)
+        await end(watching)
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
-        for task in (tidying, counting, reading, supervising):
-            await _end(task)
+        # Who sees drift ends before it is written for the last time.
+        for task in (tidying, reading, supervising, counting):
+            await end(task)
         await committing
         await drift.close(_DRIFT_SECONDS)
         await alerter.drain(_LAST_NOTICES_SECONDS)
-        await _end(telling)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel the task until it has ended.
-
-    Once may not be enough: on Python 3.11 `asyncio.wait_for`, which the pool waits with, loses a cancellation
-    that comes in the moment it is served.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+        await end(telling)
 
 
 async def _tidy(store: Store, settings: Settings) -> None:
-    """Once at the start and then daily: the feed's epoch, and what is past its time."""
+    """Once at the start and then daily: the feed's epoch, what is past its time, and what soon will be."""
+    warn_of_version(settings.graph_version)
     while True:
         try:
             await store.begin_feed_epoch()
@@ -224,6 +225,7 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 if count:
                     _log.info(f"{what}_expired", count=count)
             await asyncio.sleep(_DAY_SECONDS)
+            warn_of_version(settings.graph_version)
 
 
 async def _expire_changes(store: Store, days: int) -> int:

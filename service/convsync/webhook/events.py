@@ -21,7 +21,6 @@ What each kind becomes (decided here, and nowhere else):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from convsync.facts import (
     Unsend,
     Watermark,
     digest_id,
+    drift_name,
 )
 from convsync.webhook.models import (
     EditBody,
@@ -59,7 +59,6 @@ _MESSAGE_OWN = frozenset(("mid", "text", "is_echo"))
 _ACCOMPANYING = _HEAD_KEYS | {"prior_message"}
 _OF_THE_PAGE = frozenset(("app_roles", "policy_enforcement", "policy-enforcement"))
 # An object that is keyed by people has their ids for names, one each.
-_LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
@@ -168,12 +167,6 @@ def validated(model: type[_Body], value: object, name: str) -> _Body:
         return model.model_validate(value)
     except ValidationError as error:
         raise NotUnderstoodError(_reason(error, name)) from None
-
-
-def drift_name(*path: str) -> str:
-    """A name for something unheard of that is safe to log and to keep: printable, short, nobody's id."""
-    name = _LONG_NUMBER.sub("#", ".".join(path))[:100]
-    return (name if name.isprintable() else ascii(name)[1:-1]) or "(empty)"
 
 
 def person_of(party: Party | None) -> str | None:

@@ -20,11 +20,10 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from convsync.facts import DeadLetter, Fact, Json, Message, clean, digest_id
+from convsync.facts import DeadLetter, Fact, Json, Message, clean, digest_id, drift_name
 from convsync.webhook.events import (
     NO_PERSON,
     NotUnderstoodError,
-    drift_name,
     person_of,
     read_event,
     validated,
