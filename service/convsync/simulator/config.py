@@ -61,6 +61,11 @@ class SimulatorConfig:
     enforced). `webhooks_to` is the callback URL; webhooks go to Pages whose app subscription exists,
     `subscribed` makes it exist from the start. `faults` are planted at the start, each as `POST /_sim/faults`
     takes it. `port` 0 asks the system for a free one.
+
+    `webhook_timeout` is in real seconds, the other `webhook_` times are in simulated ones (see
+    `webhooks.WebhookSender`); `webhook_faults` are as `POST /_sim/webhooks/faults` takes them. `speed` says
+    how much faster than the wall simulated time runs. At 1 it is the wall's; at any other speed it begins
+    where the generated past ends, so that nothing is dated in the future for long.
     """
 
     host: str = "127.0.0.1"
@@ -80,8 +85,14 @@ class SimulatorConfig:
     webhook_timeout: float = 5.0
     webhook_retries: int = 3
     webhook_retry_delay: float = 0.2
+    webhook_backoff: float = 30.0
+    webhook_alert_after: float = 900.0
+    webhook_unsubscribe_after: float = 3600.0
+    echo_before_answer: bool = True
     subscribed: bool = False
     faults: tuple[Mapping[str, Any], ...] = ()
+    webhook_faults: tuple[Mapping[str, Any], ...] = ()
+    speed: float = 1.0
     max_conversations_per_call: int = 200
     max_messages_per_call: int = 100
 

@@ -14,6 +14,7 @@ from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation, Population
 from convsync.simulator.state import STATE, SimulatorState
 from convsync.simulator.traffic import UnknownKindError, live_traffic
+from convsync.simulator.webhook_faults import WebhookFaultError
 
 _TRUTH_CHUNK = 200
 
@@ -210,7 +211,7 @@ async def traffic(request: web.Request) -> web.Response:
 
 
 async def webhook_state(request: web.Request) -> web.Response:
-    """Where webhooks go, who is subscribed, and the last `limit` (100) deliveries."""
+    """Where webhooks go, who is subscribed, the alerts, and the last `limit` (100) deliveries."""
     sender = _state(request).webhooks
     last = list(sender.deliveries)[-max(1, _number(request, "limit", 100)) :]
     return _json(
@@ -218,6 +219,8 @@ async def webhook_state(request: web.Request) -> web.Response:
             "url": sender.url,
             "subscriptions": {page_id: sorted(fields) for page_id, fields in sender.subscriptions.items()},
             "outcomes": dict(sender.outcomes),
+            "failing": sender.failing,
+            "alerts": [asdict(alert) for alert in sender.alerts],
             "deliveries": [delivery.describe() for delivery in last],
         }
     )
@@ -241,6 +244,44 @@ async def redeliver(request: web.Request) -> web.Response:
     return _json({"redelivered": await _state(request).webhooks.redeliver_failed()})
 
 
+async def settle(request: web.Request) -> web.Response:
+    """Send what faults hold back (late, gathered) now; answers when all of it is delivered or failed."""
+    sender = _state(request).webhooks
+    await sender.settle()
+    return _json({"outcomes": dict(sender.outcomes), "failing": sender.failing})
+
+
+async def list_webhook_faults(request: web.Request) -> web.Response:
+    return _json({"faults": _state(request).webhooks.faults.list()})
+
+
+async def add_webhook_fault(request: web.Request) -> web.Response:
+    """Plant a fault on webhooks: `{"action", "share"?, "page_id"?, "fields"?, "after"?, "times"?, ..}`, see
+    `webhook_faults.py`.
+    """
+    body = await _body(request)
+    if body is None:
+        return _bad("a JSON object is wanted")
+    try:
+        fault = _state(request).webhooks.faults.plant(body)
+    except WebhookFaultError as error:
+        return _bad(str(error))
+    return _json(fault.describe(), 201)
+
+
+async def remove_webhook_fault(request: web.Request) -> web.Response:
+    """Take one fault back."""
+    faults = _state(request).webhooks.faults
+    if not faults.remove(int(request.match_info["fault_id"])):
+        return _json({"error": "no such fault"}, 404)
+    return _json({"faults": faults.list()})
+
+
+async def clear_webhook_faults(request: web.Request) -> web.Response:
+    _state(request).webhooks.faults.clear()
+    return _json({"faults": []})
+
+
 async def _body(request: web.Request) -> dict[str, Any] | None:
     try:
         body = orjson.loads(await request.read() or b"{}")
@@ -261,3 +302,8 @@ def add_control_routes(app: web.Application) -> None:
     app.router.add_get("/_sim/webhooks", webhook_state)
     app.router.add_post("/_sim/webhooks", set_webhook)
     app.router.add_post("/_sim/webhooks/redeliver", redeliver)
+    app.router.add_post("/_sim/webhooks/settle", settle)
+    app.router.add_get("/_sim/webhooks/faults", list_webhook_faults)
+    app.router.add_post("/_sim/webhooks/faults", add_webhook_fault)
+    app.router.add_delete("/_sim/webhooks/faults", clear_webhook_faults)
+    app.router.add_delete(r"/_sim/webhooks/faults/{fault_id:\d+}", remove_webhook_fault)

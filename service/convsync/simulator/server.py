@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -113,12 +113,13 @@ class Simulator:
         rate: float = 0,
         seconds: float | None = None,
         seed: int = 1,
-        kinds: Sequence[str] | None = None,
+        kinds: Sequence[str] | Mapping[str, float] | None = None,
         silent: bool = False,
+        page_id: str | None = None,
     ) -> TrafficReport:
-        """Live traffic on the first Page, see `traffic.live_traffic`."""
+        """Live traffic on a Page (the first if none is named), see `traffic.live_traffic`."""
         return await live_traffic(
-            self.population,
+            self.population if page_id is None else self.populations[page_id],
             self.webhooks,
             rate=rate,
             count=count,
