@@ -24,13 +24,13 @@ class SimulatedClock:
         if not (speed > 0 and math.isfinite(speed)):
             raise ValueError("speed is a number above 0")
         self.speed = speed
-        self._start_ms = int(time.time() * 1000) if start_ms is None else start_ms
+        self.start_ms = int(time.time() * 1000) if start_ms is None else start_ms
         self._monotonic = monotonic
         self._began = monotonic()
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
-        return self._start_ms + int(self.elapsed() * 1000)
+        return self.start_ms + int(self.elapsed() * 1000)
 
     def elapsed(self) -> float:
         """Simulated seconds since the start."""

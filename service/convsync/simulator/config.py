@@ -52,6 +52,37 @@ def default_pages(count: int = 1) -> tuple[SimulatedPage, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class LifePlan:
+    """What customers and agents do while the simulator runs.
+
+    `rate` things per simulated second on each Page, at moments that are random and the same for a `seed`
+    (None: the population's). `kinds` are weights of kinds (None: the ordinary mix). `silent`: no webhook
+    tells. It ends after `count` things on each Page (None: never).
+    """
+
+    rate: float
+    seed: int | None = None
+    kinds: Mapping[str, float] | None = None
+    silent: bool = False
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that is done at a time: `at` simulated seconds after the start, or, `at_calls` given, when so
+    many Graph calls have come. `do` is a name of `timeline.ACTIONS`, `what` is what that takes. A planted
+    fault is taken back at `until` (simulated seconds) or `until_calls`.
+    """
+
+    do: str
+    what: Mapping[str, Any]
+    at: float = 0.0
+    at_calls: int | None = None
+    until: float | None = None
+    until_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     """Everything a simulated Graph API needs to start.
 
@@ -65,7 +96,8 @@ class SimulatorConfig:
     `webhook_timeout` is in real seconds, the other `webhook_` times are in simulated ones (see
     `webhooks.WebhookSender`); `webhook_faults` are as `POST /_sim/webhooks/faults` takes them. `speed` says
     how much faster than the wall simulated time runs. At 1 it is the wall's; at any other speed it begins
-    where the generated past ends, so that nothing is dated in the future for long.
+    where the generated past ends, so that nothing is dated in the future for long. `life` goes on all
+    the while, `timeline` is what is done when; see `scenario.py` for both as a file.
     """
 
     host: str = "127.0.0.1"
@@ -93,6 +125,8 @@ class SimulatorConfig:
     faults: tuple[Mapping[str, Any], ...] = ()
     webhook_faults: tuple[Mapping[str, Any], ...] = ()
     speed: float = 1.0
+    life: LifePlan | None = None
+    timeline: tuple[Step, ...] = ()
     max_conversations_per_call: int = 200
     max_messages_per_call: int = 100
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from convsync.simulator.config import LifePlan
 from convsync.simulator.faults import FaultError
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation, Population
 from convsync.simulator.state import STATE, SimulatorState
+from convsync.simulator.timeline import TIMELINE
 from convsync.simulator.traffic import UnknownKindError, live_traffic
 from convsync.simulator.webhook_faults import WebhookFaultError
 
@@ -135,6 +139,25 @@ async def reset_calls(request: web.Request) -> web.Response:
     return _json({"reset": True})
 
 
+async def call_rates(request: web.Request) -> web.Response:
+    """Calls per second and Page over the last `seconds` (60): per Page the seconds (Unix) with calls in them,
+    oldest first, as `[second, calls]`, and the `most` in one.
+    """
+    state = _state(request)
+    begin = time.time() - _number(request, "seconds", 60)
+    counts: dict[str, Counter[int]] = {page_id: Counter() for page_id in state.pages}
+    for call in reversed(state.calls.calls):
+        if call.at < begin:
+            break
+        if call.page_id is not None:
+            counts[call.page_id][int(call.at)] += 1
+    pages = {
+        page_id: {"seconds": sorted(count.items()), "most": max(count.values(), default=0)}
+        for page_id, count in counts.items()
+    }
+    return _json({"pages": pages})
+
+
 async def list_faults(request: web.Request) -> web.Response:
     return _json({"faults": _state(request).faults.list()})
 
@@ -149,6 +172,14 @@ async def add_fault(request: web.Request) -> web.Response:
     except FaultError as error:
         return _bad(str(error))
     return _json(fault.describe(), 201)
+
+
+async def remove_fault(request: web.Request) -> web.Response:
+    """Take one fault back."""
+    faults = _state(request).faults
+    if not faults.remove(int(request.match_info["fault_id"])):
+        return _json({"error": "no such fault"}, 404)
+    return _json({"faults": faults.list()})
 
 
 async def clear_faults(request: web.Request) -> web.Response:
@@ -208,6 +239,37 @@ async def traffic(request: web.Request) -> web.Response:
     except (UnknownKindError, TypeError, ValueError) as error:
         return _bad(str(error))
     return _json(asdict(report))
+
+
+async def life_state(request: web.Request) -> web.Response:
+    """What happens on each Page, what was played so far, and the steps of the timeline."""
+    state = _state(request)
+    return _json({**state.life.describe(), "timeline": request.app[TIMELINE].describe()})
+
+
+async def begin_life(request: web.Request) -> web.Response:
+    """Let things happen: `{"rate", "seed"?, "kinds"?, "silent"?, "count"?, "page_id"?}`, on all Pages if
+    none is named, instead of what happened there so far.
+    """
+    body = await _body(request)
+    if body is None:
+        return _bad("a JSON object is wanted")
+    state = _state(request)
+    page_id = body.pop("page_id", None)
+    if page_id is not None and page_id not in state.pages:
+        return _bad("page_id: no such Page")
+    try:
+        state.life.begin(LifePlan(**body), None if page_id is None else [page_id])
+    except (TypeError, ValueError) as error:
+        return _bad(str(error))
+    return await life_state(request)
+
+
+async def stop_life(request: web.Request) -> web.Response:
+    """Nothing happens any more, on `page_id` if given."""
+    page_id = request.query.get("page_id")
+    _state(request).life.stop(None if page_id is None else [page_id])
+    return await life_state(request)
 
 
 async def webhook_state(request: web.Request) -> web.Response:
@@ -297,6 +359,11 @@ def add_control_routes(app: web.Application) -> None:
     app.router.add_get("/_sim/faults", list_faults)
     app.router.add_post("/_sim/faults", add_fault)
     app.router.add_delete("/_sim/faults", clear_faults)
+    app.router.add_delete(r"/_sim/faults/{fault_id:\d+}", remove_fault)
+    app.router.add_get("/_sim/rates", call_rates)
+    app.router.add_get("/_sim/life", life_state)
+    app.router.add_post("/_sim/life", begin_life)
+    app.router.add_delete("/_sim/life", stop_life)
     app.router.add_get("/_sim/pages", list_pages)
     app.router.add_post("/_sim/traffic", traffic)
     app.router.add_get("/_sim/webhooks", webhook_state)

@@ -1,4 +1,4 @@
-"""What one running simulator holds: inboxes, tokens, limits, faults, calls, webhooks."""
+"""What one running simulator holds: inboxes, tokens, limits, faults, calls, webhooks, life."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from convsync.simulator.calls import CallLog
 from convsync.simulator.clock import SimulatedClock
 from convsync.simulator.config import SimulatedPage, SimulatorConfig
 from convsync.simulator.faults import Faults
+from convsync.simulator.life import Life
 from convsync.simulator.limits import PageLimits
 from convsync.simulator.population import Population
 from convsync.simulator.webhooks import WebhookSender
@@ -57,6 +58,7 @@ class SimulatorState:
         )
         for webhook_fault in config.webhook_faults:
             self.webhooks.faults.plant(webhook_fault)
+        self.life = Life(self.populations, self.webhooks, self.clock, config.seed)
         if config.subscribed:
             for page_id in self.pages:
                 self.webhooks.subscribe(page_id)
