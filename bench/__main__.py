@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import ingest, others, webhooks
+from bench import ingest, others, simulator, webhooks
 from bench.report import Line, fill_table, write_json
 from bench.server import ROOT, Server, open_server
 
@@ -25,6 +25,7 @@ GROUPS: dict[str, Callable[[Server, bool, Callable[[str], None]], list[Line]]] =
     "ingest_first": ingest.ingest_first,
     "ingest_p50_growth": ingest.ingest_growth,
     "compare": others.compare,
+    "simulator": simulator.serves,
 }
 
 

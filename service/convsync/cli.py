@@ -20,6 +20,7 @@ from typing import Any, ParamSpec
 import click
 import orjson
 import psycopg
+from click.core import ParameterSource
 from psycopg import conninfo
 from pydantic import ValidationError
 
@@ -291,12 +292,26 @@ async def migrate(check: bool, json_: bool) -> int:
 @messages_option
 @calls_option(default=2.0)
 @click.option("--webhooks-to", metavar="URL", help="Where signed webhooks go.")
-@click.option("--traffic", type=click.FloatRange(0), default=0.0, help="Live events per second.")
-def simulate(**options: Any) -> None:
+@click.option(
+    "--traffic", type=click.FloatRange(0), default=0.0, help="Live things per simulated second and Page."
+)
+@click.option("--speed", type=click.FloatRange(0, min_open=True), help="Simulated time against the wall's.")
+@click.option(
+    "--scenario",
+    metavar="NAME|FILE",
+    help="Population, life and faults from a TOML file; other options given change it.",
+)
+@click.option("--list-scenarios", is_flag=True, help="The scenarios that come with it, and why.")
+@click.pass_context
+def simulate(context: click.Context, /, **options: Any) -> None:
     """A simulated Graph API and webhook sender; control and ground truth under /_sim/."""
     arguments = [sys.executable, "-m", "convsync.simulator"]
     for name, value in options.items():
-        if value is not None:
+        # Only what was asked for: the rest is the scenario's to say.
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if name == "list_scenarios":
+            arguments += ["--list-scenarios"] if value else []
+        elif value is not None and (given or name in ("host", "port")):
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     os.execv(sys.executable, arguments)  # noqa: S606 - our own module, no shell
 

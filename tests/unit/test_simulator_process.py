@@ -37,7 +37,7 @@ async def test_it_says_where_it_listens_and_ends_when_told() -> None:
 
 
 def test_arguments_become_a_config() -> None:
-    config, rate = parse_arguments(
+    config = parse_arguments(
         [
             "--seed",
             "9",
@@ -52,7 +52,9 @@ def test_arguments_become_a_config() -> None:
         ]
     )
     assert (config.seed, len(config.pages), config.calls_per_second) == (9, 3, 0)
-    assert (config.webhooks_to, rate) == ("http://x/", 2)
+    assert config.webhooks_to == "http://x/"
+    assert config.life is not None
+    assert config.life.rate == 2
     assert len({page.token for page in config.pages}) == 3
 
 

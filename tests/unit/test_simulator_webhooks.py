@@ -6,63 +6,21 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from convsync.simulator import Simulator, SimulatorConfig, events
 from convsync.simulator.traffic import KINDS, UnknownKindError, live_traffic
 from convsync.simulator.webhooks import escaped_json, signatures
-
-
-class Receiver:
-    """The other end: keeps what came, answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.headers: list[Any] = []
-        self.status: Callable[[int], int] = lambda number: 200
-        self.delay = 0.0
-        self.url = ""
-
-    async def post(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.read())
-        self.headers.append(request.headers)
-        number = len(self.bodies)
-        await asyncio.sleep(self.delay)
-        return web.Response(status=self.status(number))
-
-    async def get(self, request: web.Request) -> web.Response:
-        if request.query.get("hub.verify_token") != "sim-verify-token":
-            return web.Response(status=403)
-        return web.Response(text=request.query["hub.challenge"])
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        found = []
-        for body in self.bodies:
-            document = json.loads(body)
-            assert document["object"] == "page"
-            for entry in document["entry"]:
-                found += entry["messaging"]
-        return found
+from unit.webhook_receiver import Receiver, listening
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    one = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook", one.post)
-    app.router.add_get("/hook", one.get)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield one
-    await runner.cleanup()
+    async with listening() as one:
+        yield one
 
 
 @pytest.fixture

@@ -52,6 +52,37 @@ def default_pages(count: int = 1) -> tuple[SimulatedPage, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class LifePlan:
+    """What customers and agents do while the simulator runs.
+
+    `rate` things per simulated second on each Page, at moments that are random and the same for a `seed`
+    (None: the population's). `kinds` are weights of kinds (None: the ordinary mix). `silent`: no webhook
+    tells. It ends after `count` things on each Page (None: never).
+    """
+
+    rate: float
+    seed: int | None = None
+    kinds: Mapping[str, float] | None = None
+    silent: bool = False
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that is done at a time: `at` simulated seconds after the start, or, `at_calls` given, when so
+    many Graph calls have come. `do` is a name of `timeline.ACTIONS`, `what` is what that takes. A planted
+    fault is taken back at `until` (simulated seconds) or `until_calls`.
+    """
+
+    do: str
+    what: Mapping[str, Any]
+    at: float = 0.0
+    at_calls: int | None = None
+    until: float | None = None
+    until_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     """Everything a simulated Graph API needs to start.
 
@@ -61,6 +92,12 @@ class SimulatorConfig:
     enforced). `webhooks_to` is the callback URL; webhooks go to Pages whose app subscription exists,
     `subscribed` makes it exist from the start. `faults` are planted at the start, each as `POST /_sim/faults`
     takes it. `port` 0 asks the system for a free one.
+
+    `webhook_timeout` is in real seconds, the other `webhook_` times are in simulated ones (see
+    `webhooks.WebhookSender`); `webhook_faults` are as `POST /_sim/webhooks/faults` takes them. `speed` says
+    how much faster than the wall simulated time runs. At 1 it is the wall's; at any other speed it begins
+    where the generated past ends, so that nothing is dated in the future for long. `life` goes on all
+    the while, `timeline` is what is done when; see `scenario.py` for both as a file.
     """
 
     host: str = "127.0.0.1"
@@ -80,8 +117,16 @@ class SimulatorConfig:
     webhook_timeout: float = 5.0
     webhook_retries: int = 3
     webhook_retry_delay: float = 0.2
+    webhook_backoff: float = 30.0
+    webhook_alert_after: float = 900.0
+    webhook_unsubscribe_after: float = 3600.0
+    echo_before_answer: bool = True
     subscribed: bool = False
     faults: tuple[Mapping[str, Any], ...] = ()
+    webhook_faults: tuple[Mapping[str, Any], ...] = ()
+    speed: float = 1.0
+    life: LifePlan | None = None
+    timeline: tuple[Step, ...] = ()
     max_conversations_per_call: int = 200
     max_messages_per_call: int = 100
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from convsync.simulator.config import LifePlan
 from convsync.simulator.faults import FaultError
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation, Population
 from convsync.simulator.state import STATE, SimulatorState
+from convsync.simulator.timeline import TIMELINE
 from convsync.simulator.traffic import UnknownKindError, live_traffic
+from convsync.simulator.webhook_faults import WebhookFaultError
 
 _TRUTH_CHUNK = 200
 
@@ -134,6 +139,25 @@ async def reset_calls(request: web.Request) -> web.Response:
     return _json({"reset": True})
 
 
+async def call_rates(request: web.Request) -> web.Response:
+    """Calls per second and Page over the last `seconds` (60): per Page the seconds (Unix) with calls in them,
+    oldest first, as `[second, calls]`, and the `most` in one.
+    """
+    state = _state(request)
+    begin = time.time() - _number(request, "seconds", 60)
+    counts: dict[str, Counter[int]] = {page_id: Counter() for page_id in state.pages}
+    for call in reversed(state.calls.calls):
+        if call.at < begin:
+            break
+        if call.page_id is not None:
+            counts[call.page_id][int(call.at)] += 1
+    pages = {
+        page_id: {"seconds": sorted(count.items()), "most": max(count.values(), default=0)}
+        for page_id, count in counts.items()
+    }
+    return _json({"pages": pages})
+
+
 async def list_faults(request: web.Request) -> web.Response:
     return _json({"faults": _state(request).faults.list()})
 
@@ -148,6 +172,14 @@ async def add_fault(request: web.Request) -> web.Response:
     except FaultError as error:
         return _bad(str(error))
     return _json(fault.describe(), 201)
+
+
+async def remove_fault(request: web.Request) -> web.Response:
+    """Take one fault back."""
+    faults = _state(request).faults
+    if not faults.remove(int(request.match_info["fault_id"])):
+        return _json({"error": "no such fault"}, 404)
+    return _json({"faults": faults.list()})
 
 
 async def clear_faults(request: web.Request) -> web.Response:
@@ -209,8 +241,39 @@ async def traffic(request: web.Request) -> web.Response:
     return _json(asdict(report))
 
 
+async def life_state(request: web.Request) -> web.Response:
+    """What happens on each Page, what was played so far, and the steps of the timeline."""
+    state = _state(request)
+    return _json({**state.life.describe(), "timeline": request.app[TIMELINE].describe()})
+
+
+async def begin_life(request: web.Request) -> web.Response:
+    """Let things happen: `{"rate", "seed"?, "kinds"?, "silent"?, "count"?, "page_id"?}`, on all Pages if
+    none is named, instead of what happened there so far.
+    """
+    body = await _body(request)
+    if body is None:
+        return _bad("a JSON object is wanted")
+    state = _state(request)
+    page_id = body.pop("page_id", None)
+    if page_id is not None and page_id not in state.pages:
+        return _bad("page_id: no such Page")
+    try:
+        state.life.begin(LifePlan(**body), None if page_id is None else [page_id])
+    except (TypeError, ValueError) as error:
+        return _bad(str(error))
+    return await life_state(request)
+
+
+async def stop_life(request: web.Request) -> web.Response:
+    """Nothing happens any more, on `page_id` if given."""
+    page_id = request.query.get("page_id")
+    _state(request).life.stop(None if page_id is None else [page_id])
+    return await life_state(request)
+
+
 async def webhook_state(request: web.Request) -> web.Response:
-    """Where webhooks go, who is subscribed, and the last `limit` (100) deliveries."""
+    """Where webhooks go, who is subscribed, the alerts, and the last `limit` (100) deliveries."""
     sender = _state(request).webhooks
     last = list(sender.deliveries)[-max(1, _number(request, "limit", 100)) :]
     return _json(
@@ -218,6 +281,8 @@ async def webhook_state(request: web.Request) -> web.Response:
             "url": sender.url,
             "subscriptions": {page_id: sorted(fields) for page_id, fields in sender.subscriptions.items()},
             "outcomes": dict(sender.outcomes),
+            "failing": sender.failing,
+            "alerts": [asdict(alert) for alert in sender.alerts],
             "deliveries": [delivery.describe() for delivery in last],
         }
     )
@@ -241,6 +306,44 @@ async def redeliver(request: web.Request) -> web.Response:
     return _json({"redelivered": await _state(request).webhooks.redeliver_failed()})
 
 
+async def settle(request: web.Request) -> web.Response:
+    """Send what faults hold back (late, gathered) now; answers when all of it is delivered or failed."""
+    sender = _state(request).webhooks
+    await sender.settle()
+    return _json({"outcomes": dict(sender.outcomes), "failing": sender.failing})
+
+
+async def list_webhook_faults(request: web.Request) -> web.Response:
+    return _json({"faults": _state(request).webhooks.faults.list()})
+
+
+async def add_webhook_fault(request: web.Request) -> web.Response:
+    """Plant a fault on webhooks: `{"action", "share"?, "page_id"?, "fields"?, "after"?, "times"?, ..}`, see
+    `webhook_faults.py`.
+    """
+    body = await _body(request)
+    if body is None:
+        return _bad("a JSON object is wanted")
+    try:
+        fault = _state(request).webhooks.faults.plant(body)
+    except WebhookFaultError as error:
+        return _bad(str(error))
+    return _json(fault.describe(), 201)
+
+
+async def remove_webhook_fault(request: web.Request) -> web.Response:
+    """Take one fault back."""
+    faults = _state(request).webhooks.faults
+    if not faults.remove(int(request.match_info["fault_id"])):
+        return _json({"error": "no such fault"}, 404)
+    return _json({"faults": faults.list()})
+
+
+async def clear_webhook_faults(request: web.Request) -> web.Response:
+    _state(request).webhooks.faults.clear()
+    return _json({"faults": []})
+
+
 async def _body(request: web.Request) -> dict[str, Any] | None:
     try:
         body = orjson.loads(await request.read() or b"{}")
@@ -256,8 +359,18 @@ def add_control_routes(app: web.Application) -> None:
     app.router.add_get("/_sim/faults", list_faults)
     app.router.add_post("/_sim/faults", add_fault)
     app.router.add_delete("/_sim/faults", clear_faults)
+    app.router.add_delete(r"/_sim/faults/{fault_id:\d+}", remove_fault)
+    app.router.add_get("/_sim/rates", call_rates)
+    app.router.add_get("/_sim/life", life_state)
+    app.router.add_post("/_sim/life", begin_life)
+    app.router.add_delete("/_sim/life", stop_life)
     app.router.add_get("/_sim/pages", list_pages)
     app.router.add_post("/_sim/traffic", traffic)
     app.router.add_get("/_sim/webhooks", webhook_state)
     app.router.add_post("/_sim/webhooks", set_webhook)
     app.router.add_post("/_sim/webhooks/redeliver", redeliver)
+    app.router.add_post("/_sim/webhooks/settle", settle)
+    app.router.add_get("/_sim/webhooks/faults", list_webhook_faults)
+    app.router.add_post("/_sim/webhooks/faults", add_webhook_fault)
+    app.router.add_delete("/_sim/webhooks/faults", clear_webhook_faults)
+    app.router.add_delete(r"/_sim/webhooks/faults/{fault_id:\d+}", remove_webhook_fault)

@@ -15,13 +15,14 @@ PAGE_INBOX_APP_ID = 26390203743090
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: `field` is the subscription it belongs to, `body` the object in `messaging`, `mid` its
-    message.
+    """One event: `field` is the subscription it belongs to, `body` the object in the entry's `channel`
+    (`messaging` or `changes`), `mid` its message.
     """
 
     field: str
     body: dict[str, Any]
     mid: str | None = None
+    channel: str = "messaging"
 
 
 def _frame(conversation: Conversation, timestamp: int | None, *, from_page: bool = False) -> dict[str, Any]:
@@ -165,3 +166,101 @@ def unsend_event(conversation: Conversation, message: Message, timestamp: int) -
     body = {"mid": message.message_id, "is_deleted": True}
     frame = _frame(conversation, timestamp, from_page=message.outbound)
     return Event("messages", {**frame, "message": body}, message.message_id)
+
+
+# -- what else comes
+
+
+def optin_event(conversation: Conversation, timestamp: int) -> Event:
+    """The person agreed to be written to."""
+    body = {
+        "type": "notification_messages",
+        "payload": "NEWS",
+        "notification_messages_token": f"4{conversation.psid}",
+        "notification_messages_timezone": "Europe/Zurich",
+        "notification_messages_status": "RESUME_NOTIFICATIONS",
+        "title": "Neuigkeiten",
+    }
+    return Event("messaging_optins", {**_frame(conversation, timestamp), "optin": body})
+
+
+def handover_event(conversation: Conversation, kind: str, timestamp: int) -> Event:
+    """`pass`, `take` or `request`: another app gets the thread. App ids are strings in one sample, numbers in
+    another, and the previous owner may be null.
+    """
+    body: dict[str, Any] = {"metadata": "please take over"}
+    if kind == "request":
+        body["requested_owner_app_id"] = PAGE_INBOX_APP_ID
+    else:
+        body["new_owner_app_id"] = str(PAGE_INBOX_APP_ID)
+        body["previous_owner_app_id"] = None if kind == "pass" else 200000000000001
+    return Event("messaging_handovers", {**_frame(conversation, timestamp), f"{kind}_thread_control": body})
+
+
+def app_roles_event(conversation: Conversation, timestamp: int) -> Event:
+    """Which app is the primary receiver; nobody is the sender of that."""
+    body = {"200000000000001": ["primary_receiver"]}
+    return Event("messaging_handovers", _without_sender(conversation, timestamp, "app_roles", body))
+
+
+def policy_event(conversation: Conversation, action: str, timestamp: int) -> Event:
+    """Meta warns, blocks or unblocks the Page. No sender, and no reason once it is over."""
+    body = {"action": action}
+    if action != "unblock":
+        body["reason"] = "The bot violated our Platform Policies"
+    event = _without_sender(conversation, timestamp, "policy_enforcement", body)
+    return Event("messaging_policy_enforcement", event)
+
+
+def account_linking_event(conversation: Conversation, code: str | None, timestamp: int) -> Event:
+    """The person linked their account, or (no code) took that back."""
+    body = {"status": "unlinked"} if code is None else {"status": "linked", "authorization_code": code}
+    return Event("messaging_account_linking", {**_frame(conversation, timestamp), "account_linking": body})
+
+
+def feedback_event(conversation: Conversation, mid: str, timestamp: int) -> Event:
+    """The person says whether an answer was good."""
+    body = {"feedback": "Good response", "mid": mid}
+    return Event("response_feedback", {**_frame(conversation, timestamp), "response_feedback": body})
+
+
+def order_event(conversation: Conversation, timestamp: int) -> Event:
+    """The person sends a cart."""
+    product = {
+        "id": 123,
+        "retailer_id": "bell-7",
+        "name": "Fahrradglocke",
+        "unit_price": 11,
+        "currency": "CHF",
+        "quantity": 1,
+    }
+    order = {"products": [product], "note": "please wrap it"}
+    return Event("send_cart", {**_frame(conversation, timestamp), "order": order})
+
+
+def unknown_event(conversation: Conversation, timestamp: int) -> Event:
+    """A kind that no documentation knows yet (invented, as new ones come several times a year)."""
+    body = {"mid": None, "mood": "curious", "levels": [1, 2, {"deep": True}]}
+    return Event("messages", {**_frame(conversation, timestamp), "message_mood": body})
+
+
+def thread_change_event(conversation: Conversation) -> Event:
+    """Says that a thread changed and not how: go and read it."""
+    value = {"thread_id": conversation.thread_id, "page_id": conversation.population.page_id}
+    return Event("conversations", {"field": "conversations", "value": value}, channel="changes")
+
+
+def label_event(conversation: Conversation, name: str) -> Event:
+    """An agent put a label on the person in the Page's inbox."""
+    value = {
+        "user": {"id": conversation.psid},
+        "action": "add",
+        "label": {"id": "1100200300400", "page_label_name": name},
+    }
+    return Event("inbox_labels", {"field": "inbox_labels", "value": value}, channel="changes")
+
+
+def _without_sender(
+    conversation: Conversation, timestamp: int, kind: str, body: dict[str, Any]
+) -> dict[str, Any]:
+    return {"recipient": {"id": conversation.population.page_id}, "timestamp": timestamp, kind: body}

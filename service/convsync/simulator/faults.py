@@ -229,6 +229,13 @@ class Faults:
             raise FaultError("times is a number or null")
         return self.add(match, action, times=times, after=after, params=params)
 
+    def remove(self, fault_id: int) -> bool:
+        """Take a fault back; whether it was there."""
+        left = [fault for fault in self._faults if fault.fault_id != fault_id]
+        found = len(left) < len(self._faults)
+        self._faults = left
+        return found
+
     def clear(self) -> None:
         self._faults.clear()
 

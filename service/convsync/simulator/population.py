@@ -122,6 +122,8 @@ class Population:
         self.page_id = page_id
         self.page_name = page_name
         self.clock = clock
+        self.moment: int | None = None
+        """When what is played happens, if that is not now: life keeps to its plan, not to the clock."""
         self._secret = f"{seed}:{page_id}"
         self._message_ids = MessageIds(self._secret)
         self._id_bases = [self.generator("ids", leading).randrange(_ID_RANGE) for leading in range(10)]
@@ -333,9 +335,13 @@ class Population:
         """The person's name changes or disappears."""
         conversation.name = name
 
+    def now(self) -> int:
+        """When what happens now happens, Unix milliseconds."""
+        return self.clock() if self.moment is None else self.moment
+
     def _tick(self) -> int:
         self.live_changes += 1
-        self._last_ms = max(self.clock(), self._last_ms + 1)
+        self._last_ms = max(self.now(), self._last_ms + 1)
         return self._last_ms
 
     def _new_conversation(self, now: int) -> Conversation:

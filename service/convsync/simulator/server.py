@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -19,8 +19,10 @@ from convsync.simulator.config import SimulatedPage, SimulatorConfig
 from convsync.simulator.control import add_control_routes
 from convsync.simulator.faults import Faults
 from convsync.simulator.graph_api import graph
+from convsync.simulator.life import Life
 from convsync.simulator.population import Population
 from convsync.simulator.state import STATE, SimulatorState
+from convsync.simulator.timeline import TIMELINE, Timeline, begin_life, count_graph_calls
 from convsync.simulator.traffic import TrafficReport, live_traffic
 from convsync.simulator.webhooks import WebhookSender
 
@@ -28,18 +30,27 @@ from convsync.simulator.webhooks import WebhookSender
 _SHUTDOWN_SECONDS = 0.5
 
 
-async def _webhook_session(app: web.Application) -> AsyncIterator[None]:
-    sender = app[STATE].webhooks
-    await sender.open()
+async def _living(app: web.Application) -> AsyncIterator[None]:
+    """Webhooks, life and the timeline, for as long as the application runs."""
+    state, timeline = app[STATE], app[TIMELINE]
+    await state.webhooks.open()
+    begin_life(state)
+    steps = asyncio.create_task(timeline.run())
     yield
-    await sender.close()
+    steps.cancel()
+    await asyncio.gather(steps, return_exceptions=True)
+    await state.life.close()
+    await state.webhooks.close()
 
 
 def create_simulator_app(config: SimulatorConfig) -> web.Application:
     """The simulated Graph API with its control under `/_sim/`. Its state is `app[STATE]`."""
     app = web.Application(client_max_size=16 * 1024**2)
     app[STATE] = SimulatorState(config)
-    app.cleanup_ctx.append(_webhook_session)
+    app[TIMELINE] = Timeline(app[STATE])
+    if app[TIMELINE].counts_calls:
+        app.middlewares.append(count_graph_calls)
+    app.cleanup_ctx.append(_living)
     add_control_routes(app)
     app.router.add_route("*", "/{tail:.*}", graph)
     return app
@@ -83,6 +94,14 @@ class Simulator:
         return self.state.calls
 
     @property
+    def life(self) -> Life:
+        return self.state.life
+
+    @property
+    def timeline(self) -> Timeline:
+        return self.app[TIMELINE]
+
+    @property
     def webhooks(self) -> WebhookSender:
         return self.state.webhooks
 
@@ -113,12 +132,13 @@ class Simulator:
         rate: float = 0,
         seconds: float | None = None,
         seed: int = 1,
-        kinds: Sequence[str] | None = None,
+        kinds: Sequence[str] | Mapping[str, float] | None = None,
         silent: bool = False,
+        page_id: str | None = None,
     ) -> TrafficReport:
-        """Live traffic on the first Page, see `traffic.live_traffic`."""
+        """Live traffic on a Page (the first if none is named), see `traffic.live_traffic`."""
         return await live_traffic(
-            self.population,
+            self.population if page_id is None else self.populations[page_id],
             self.webhooks,
             rate=rate,
             count=count,
@@ -142,12 +162,9 @@ async def run_simulator(
     *,
     ready: Callable[[Simulator], None] | None = None,
     stop: asyncio.Event | None = None,
-    traffic_rate: float = 0,
 ) -> None:
     """Run until `stop` is set, or SIGINT or SIGTERM when no event is given. `ready` is called once it
     listens.
-
-    `traffic_rate` above 0 lets things happen on the first Page all the while, so many per second.
     """
     if stop is None:
         stop = asyncio.Event()
@@ -159,20 +176,7 @@ async def run_simulator(
     async with Simulator(config) as simulator:
         if ready is not None:
             ready(simulator)
-        if traffic_rate <= 0:
-            await stop.wait()
-            return
-        endless = asyncio.create_task(simulator.traffic(rate=traffic_rate, seconds=float("inf")))
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({endless, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (endless, stopped):
-                task.cancel()
-            results = await asyncio.gather(endless, stopped, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        await stop.wait()
 
 
 def announce(simulator: Simulator) -> None:

@@ -1,12 +1,14 @@
-"""What one running simulator holds: inboxes, tokens, limits, faults, calls, webhooks."""
+"""What one running simulator holds: inboxes, tokens, limits, faults, calls, webhooks, life."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from convsync.simulator.calls import CallLog
+from convsync.simulator.clock import SimulatedClock
 from convsync.simulator.config import SimulatedPage, SimulatorConfig
 from convsync.simulator.faults import Faults
+from convsync.simulator.life import Life
 from convsync.simulator.limits import PageLimits
 from convsync.simulator.population import Population
 from convsync.simulator.webhooks import WebhookSender
@@ -17,6 +19,8 @@ class SimulatorState:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
+        start = None if config.speed == 1 else int(config.now.timestamp() * 1000)
+        self.clock = SimulatedClock(config.speed, start)
         self.pages: dict[str, SimulatedPage] = {page.page_id: page for page in config.pages}
         self.tokens: dict[str, SimulatedPage] = {page.token: page for page in config.pages}
         self.populations: dict[str, Population] = {
@@ -27,6 +31,7 @@ class SimulatorState:
                 config.messages,
                 config.now,
                 page_name=page.name,
+                clock=self.clock.now_ms,
             )
             for page in config.pages
         }
@@ -44,7 +49,16 @@ class SimulatorState:
             timeout=config.webhook_timeout,
             retries=config.webhook_retries,
             retry_delay=config.webhook_retry_delay,
+            backoff=config.webhook_backoff,
+            alert_after=config.webhook_alert_after,
+            unsubscribe_after=config.webhook_unsubscribe_after,
+            echo_before_answer=config.echo_before_answer,
+            clock=self.clock,
+            seed=config.seed,
         )
+        for webhook_fault in config.webhook_faults:
+            self.webhooks.faults.plant(webhook_fault)
+        self.life = Life(self.populations, self.webhooks, self.clock, config.seed)
         if config.subscribed:
             for page_id in self.pages:
                 self.webhooks.subscribe(page_id)
