@@ -668,12 +668,14 @@ as $$
 declare
   v_kept integer;
 begin
+  -- An erasure that is under way is waited for: then its tombstone tells what must not be kept.
+  perform pg_advisory_xact_lock_shared(1668183670, 14);
   insert into convsync.dead_letters as d (page_id, source, reason, raw, digest, first_seen_at, last_seen_at)
   select l.page_id, p_source, max(l.reason), l.raw, l.digest, p_now, p_now
   from (
-    select f.page_id, f.reason, decode(f.raw, 'base64') as raw,
-      sha256(convert_to(f.reason, 'UTF8') || '\x00'::bytea || decode(f.raw, 'base64')) as digest
+    select f.page_id, k.reason, k.raw, k.digest
     from unnest(p_facts) f
+    cross join lateral convsync_api._what_is_kept(f.page_id, f.reason, decode(f.raw, 'base64')) k
     where f.kind = 'dead_letter'
   ) l
   group by l.page_id, l.raw, l.digest

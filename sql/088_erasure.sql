@@ -5,7 +5,11 @@
 -- its updated_time is.
 --
 -- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. It is known
--- by its message: of each message that was erased or refused a digest is kept, and no amendment waits for such a message.
+-- by its message: of each message that was erased or refused a digest is kept, and no amendment waits for such a message. Neither
+-- is a copy of it that has no time of its own, and so seems to be of the moment it is received.
+--
+-- What nobody can read (a dead letter) is no fact of a person. Its words are looked for among the digests: of a letter that names
+-- somebody who was erased, or such a message, only what it was refused for is kept, unless it tells a time after the erasure.
 
 create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
 returns bytea
@@ -154,9 +158,12 @@ begin
       left join convsync.pages p on p.page_id = f.page_id
       left join convsync.erased_contacts e
         on f.kind <> 'dead_letter' and e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
+      left join convsync.erased_messages m
+        on f.kind = 'message' and m.page_id = f.page_id and m.message_digest = convsync_api._message_digest(f.page_id, f.message_id)
       where f.kind = 'dead_letter'
         or ((e.erased_at is null
             or case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at)
+          and m.page_id is null
           and (p.purged_before is null or f.kind in ('thread', 'watermark') or f.at >= p.purged_before))
     ) k
   );
@@ -215,16 +222,154 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- A word as it is, or as JSON writes it. 2001 is not mentioned in 12001.
+  -- A word as it is, or as JSON writes it. 2001 is not mentioned in 12001; it is after a byte that encode wrote as \377.
   select exists (
     select
     from unnest(p_words) w (word)
     cross join lateral (values (w.word), (trim('"' from to_json(w.word)::text)), (convsync_api._json_ascii(trim('"' from to_json(w.word)::text)))) v (form)
     where encode(p_raw, 'escape') ~ (
-      case when v.form ~ '^[0-9]' then '(^|[^0-9])' else '' end
+      case when v.form ~ '^[0-9]' then '(^|[^0-9]|\\[0-7]{3})' else '' end
       || regexp_replace(encode(convert_to(v.form, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
       || case when v.form ~ '[0-9]$' then '($|[^0-9])' else '' end)
   );
+$$;
+
+create or replace function convsync_api._letter_text(p_raw bytea)
+returns text
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return convert_from(p_raw, 'UTF8');
+exception when character_not_in_repertoire or untranslatable_character then
+  -- Other bytes part words. A backslash does not, lest the digits after it pass for a byte's.
+  return regexp_replace(replace(encode(p_raw, 'escape'), '\\', '\ '), '\\[0-7]{3}', ' ', 'g');
+end
+$$;
+
+create or replace function convsync_api._letter_words(p_text text)
+returns text[]
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Everything that may be an id: a string of JSON (in another string perhaps), a word, a number.
+  select array(
+    select w.word from regexp_split_to_table(p_text, '\\*"') w (word) where length(w.word) between 1 and 512
+    union
+    select w.word from regexp_split_to_table(p_text, '[][\s\\"''(){}<>,;:]+') w (word) where length(w.word) between 1 and 512
+    union
+    select n.digits[1] from regexp_matches(p_text, '[0-9]+', 'g') n (digits) where length(n.digits[1]) <= 512);
+$$;
+
+create or replace function convsync_api._letter_time(p_text text)
+returns timestamptz
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_at timestamptz;
+  v_times bigint;
+  v_items bigint;
+begin
+  -- The earliest that an event of a webhook, a fact or a node of Graph tells; null if one of them tells none. In a text that
+  -- somebody wrote JSON's quotes stand behind a backslash.
+  select min(t.at), count(*) into v_at, v_times
+  from (
+    select case when n.told[1]::bigint < 100000000000 then to_timestamp(n.told[1]::bigint)
+      else to_timestamp(n.told[1]::bigint / 1000.0) end as at
+    from regexp_matches(p_text, '"timestamp"\s*:\s*"?([0-9]{1,15})\M', 'g') n (told)
+    union all
+    select n.told[1]::timestamptz
+    from regexp_matches(p_text, '"(?:at|created_time|updated_time)"\s*:\s*"([-0-9]{10}T[0-9:.]{8,15}(?:Z|[-+][0-9:]{4,6}))"', 'g') n (told)
+  ) t;
+  select max(i.items) into v_items
+  from (values ('sender'), ('recipient'), ('message')) k (name)
+  cross join lateral (select count(*) as items from regexp_matches(p_text, '"' || k.name || '"\s*:', 'g') m) i;
+  if v_times >= v_items then
+    return v_at;
+  end if;
+  return null;
+exception when data_exception then
+  return null;
+end
+$$;
+
+create or replace function convsync_api._what_is_kept(
+  p_page_id text, p_reason text, p_raw bytea, out reason text, out raw bytea, out digest bytea
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_pages text[];
+  v_text text;
+  v_words text[];
+  v_named text[];
+  v_erased_at timestamptz;
+  v_word text;
+  v_key bytea;
+begin
+  reason := p_reason;
+  raw := p_raw;
+  digest := sha256(convert_to(p_reason, 'UTF8') || '\x00'::bytea || p_raw);
+  -- One of an unknown Page may be of any. Most Pages have no tombstone: then nothing is looked for.
+  v_pages := array(
+    select p.page_id
+    from convsync.pages p
+    where (p_page_id = '' or p.page_id = p_page_id)
+      and exists (select from convsync.erased_contacts e where e.page_id = p.page_id));
+  if cardinality(v_pages) = 0 then
+    return;
+  end if;
+  select s.erasure_key into strict v_key from convsync.installation_secrets s;
+  if octet_length(p_raw) <= 262144 then
+    v_text := convsync_api._letter_text(p_raw) || chr(10) || p_reason;
+    v_words := convsync_api._letter_words(v_text);
+  end if;
+  if v_words is null or cardinality(v_words) * cardinality(v_pages) > 20000 then
+    reason := p_reason || ' (bytes not kept: too long to look for somebody who was erased)';
+  else
+    -- The digests of _contact_digest and _message_digest, without a call for each.
+    select array_agg(distinct h.word), max(h.erased_at) into v_named, v_erased_at
+    from (
+      select w.word, e.erased_at
+      from unnest(v_words) w (word)
+      cross join unnest(v_pages) p (page_id)
+      cross join lateral (values (w.word), ('thread:' || w.word), ('user_ref:' || w.word)) s (sender_id)
+      join convsync.erased_contacts e
+        on e.page_id = p.page_id and e.contact_digest = sha256(v_key || convert_to(p.page_id || chr(31) || s.sender_id, 'UTF8'))
+      union all
+      -- What is said of such a message is of before, whenever it is said.
+      select w.word, 'infinity'
+      from unnest(v_words) w (word)
+      cross join unnest(v_pages) p (page_id)
+      join convsync.erased_messages m
+        on m.page_id = p.page_id and m.message_digest = sha256(v_key || convert_to(p.page_id || chr(30) || w.word, 'UTF8'))
+    ) h;
+    if v_named is null or coalesce(convsync_api._letter_time(v_text) > v_erased_at, true) then
+      return;
+    end if;
+    foreach v_word in array v_named loop
+      reason := replace(reason, v_word, '#');
+    end loop;
+    reason := reason || ' (bytes not kept: they name somebody who was erased)';
+  end if;
+  -- Told again it is the same letter, and who does not know the key cannot try out what it was.
+  digest := sha256(v_key || digest);
+  raw := '';
+end
 $$;
 
 create or replace function convsync_api._lock_contact(p_page_id text, p_sender_id text)
@@ -316,6 +461,8 @@ begin
   end loop;
   v_ids := array(select k.conversation_id from unnest(v_keys) k);
   v_senders := array(select k.sender_id from unnest(v_keys) k);
+  -- Dead letters have no conversation to be locked: those that are being kept are waited for, and what comes after finds the tombstone.
+  perform pg_advisory_xact_lock(1668183670, 14);
   v_now := convsync_api._now();
   v_xid := pg_current_xact_id();
 
@@ -358,6 +505,7 @@ begin
     select p_sender_id where p_sender_id not like 'thread:%'
     union select t.thread_id from unnest(v_threads) t (thread_id)
     union select substr(p_sender_id, 8) where p_sender_id like 'thread:_%'
+    union select substr(p_sender_id, 10) where p_sender_id like 'user_ref:_%'
     union select c.sender_name from convsync.messenger_conversations c
       where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   delete from convsync.dead_letters d
@@ -424,8 +572,9 @@ $$;
 comment on function convsync_api.erase_contact(text, text) is
 $c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
-ever, and so is what is done later to a message of before; later ones start a new contact. Also for a person never seen: then conversation_id is null, and what comes later of before is
-refused. Returns counts. Errors: ZC003, ZC006.$c$;
+ever, and so is what is done later to a message of before; later ones start a new contact. What is not understood keeps no bytes if it
+names them or a message of before, unless it tells a later time. Also for a person never seen: then conversation_id is null, and
+what comes later of before is refused. Returns counts. Errors: ZC003, ZC006.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
 returns jsonb

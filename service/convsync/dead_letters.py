@@ -25,6 +25,8 @@ _FACT_KINDS: Final = frozenset(("message", "edit", "reaction", "unsend", "waterm
 def read_again(letter: Json) -> str:
     """The facts of a dead letter, as the JSON array `replay_dead_letter` takes. Raises InvalidArgument."""
     raw = base64.b64decode(letter["raw_base64"])
+    if not raw:
+        raise InvalidArgument("its bytes were not kept; its reason tells why")
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from itertools import permutations
 from typing import Any, LiteralString
 
@@ -34,6 +35,7 @@ from sessions import (
 )
 
 from convsync import errors
+from convsync.dead_letters import read_again
 from convsync.facts import (
     DeadLetter,
     Edit,
@@ -47,8 +49,8 @@ from convsync.facts import (
     dump,
 )
 from convsync.store import Store, create_pool
-from convsync.webhook.group_commit import GroupCommit
-from convsync.webhook.payload import Delivery
+from convsync.webhook.group_commit import GroupCommit, dead_letter
+from convsync.webhook.payload import Delivery, parse
 
 ADA, BOB = "7300000000000011", "7300000000000012"
 THREAD, BOBS_THREAD = "t_900800700", "t_900800701"
@@ -245,7 +247,7 @@ def everything(service: Connection, owner: Connection) -> Json:
         (PAGE, orjson.dumps({"message": {"mid": "m_ada_later", "text": "MARKER"}})),
         (PAGE, orjson.dumps({"name": NAME, "text": "MARKER"})),
         (PAGE, b'{"name":%b,"text":"MARKER"}' % ascii_name),
-        (PAGE, b"\x00\xff not JSON " + ADA.encode() + b" MARKER"),
+        (PAGE, b"\x00\xff not JSON \xff" + ADA.encode() + b" MARKER"),
     ):
         ingest(service, DeadLetter(page, "not understood", raw))
     for page, raw in (
@@ -357,6 +359,65 @@ def test_a_thread_of_two_people_stays_the_others(service: Connection, owner: Con
 # --- nothing comes back
 
 
+def delivered(event: Json, page: str = PAGE, received: float = 7200, **entry: Any) -> list[Fact]:
+    """The facts of a webhook delivery with that one event, received after the erasure."""
+    body = {"object": "page", "entry": [{"id": page, **entry, "messaging": [event]}]}
+    return parse(orjson.dumps(body), at(received)).facts
+
+
+def milliseconds(seconds: float) -> int:
+    return round(at(seconds).timestamp() * 1000)
+
+
+# Events that nobody can read, as they were told before the erasure.
+UNREADABLE: dict[str, Json] = {
+    "a mid with NUL": {"sender": {"id": ADA}, "message": {"mid": "m_ada9\0", "text": "MARKER"}},
+    "no sender": {"recipient": {"id": PAGE}, "message": {"mid": "m_ada1", "text": "MARKER"}},
+    "a text that is none": {"sender": {"id": ADA}, "message": {"mid": "m_ada9", "text": ["MARKER"]}},
+    "a number for an id": {"sender": {"id": int(ADA)}, "message": {"mid": "m_ada9", "text": ["MARKER"]}},
+    "two people": {
+        "sender": {"id": BOB},
+        "recipient": {"id": ADA},
+        "message": {"mid": 'm_ada9"', "text": ["MARKER"]},
+    },
+}
+
+
+def unreadable_copies() -> list[Fact]:
+    """Dead letters of before, in each form that they come in."""
+    facts: list[Fact] = []
+    for event in UNREADABLE.values():
+        facts += delivered({"timestamp": milliseconds(9), **event})
+        facts += delivered(event)
+        # when it was delivered is not when it was said
+        facts += delivered(event, time=milliseconds(7100))
+        facts += delivered({**event, "timestamp": "soon"})
+    letters = [fact for fact in facts if isinstance(fact, DeadLetter)]
+    assert len(letters) == len(facts) == 4 * len(UNREADABLE)
+    facts += [replace(letter, page_id="") for letter in letters]
+    facts += [dead_letter(fact, ValueError("22003")) for fact in [*history(), snapshot()]]
+    late = orjson.dumps({"entry": [{"messaging": [*UNREADABLE.values(), {"timestamp": milliseconds(7200)}]}]})
+    facts += [
+        DeadLetter("", "object: neither page nor instagram", late),
+        DeadLetter(PAGE, "not JSON", b"\x00\xff not JSON \xff" + ADA.encode() + b" MARKER"),
+        DeadLetter(
+            PAGE, "a string in a string", orjson.dumps({"x": orjson.dumps({"mid": "m_ada1"}).decode()})
+        ),
+    ]
+    return facts
+
+
+def unreadable_reads() -> list[Fact]:
+    return [
+        DeadLetter(PAGE, f"participants[0].id: missing ({THREAD})", orjson.dumps({"name": NAME})),
+        DeadLetter(
+            PAGE,
+            f"message.id: missing ({THREAD})",
+            orjson.dumps({"created_time": "2025-03-01T12:00:01+0000", "message": "MARKER"}),
+        ),
+    ]
+
+
 def old_copies() -> list[Callable[[Connection], object]]:
     """Everything of before that may still come, each on its own."""
     nobody = f"thread:{THREAD}"
@@ -370,10 +431,17 @@ def old_copies() -> list[Callable[[Connection], object]]:
         # Graph names nobody any more
         lambda c: ingest(c, *history(nobody), snapshot(nobody, seen=7200), source="sync"),
         lambda c: ingest(c, *history(), *BOBS, told("m_bob_new", 4000, "new", BOB)),
+        # without any time it seems to be of the moment it is received
+        lambda c: ingest(
+            c, *delivered({"sender": {"id": ADA}, "message": {"mid": "m_ada1", "text": "MARKER"}})
+        ),
+        lambda c: ingest(c, *unreadable_copies()),
+        lambda c: [ingest(c, fact) for fact in unreadable_copies()],
+        lambda c: ingest(c, *unreadable_reads(), source="sync"),
     ]
 
 
-@pytest.mark.parametrize("which", range(7))
+@pytest.mark.parametrize("which", range(11))
 def test_nothing_of_before_comes_back(
     service: Connection, owner: Connection, everything: Json, which: int
 ) -> None:
@@ -429,6 +497,138 @@ def test_what_is_done_later_to_an_erased_message_brings_nothing_of_it_back(
     )
     assert (contact["message_count"], contact["sender_name"], contact["thread_id"]) == (0, None, None)
     assert "MARKER" not in dumped(owner)
+
+
+@pytest.mark.parametrize("event", UNREADABLE)
+def test_a_redelivered_event_that_nobody_can_read_is_counted_without_its_bytes(
+    service: Connection, owner: Connection, everything: Json, event: str
+) -> None:
+    """It is there to be seen, once, and says why there is nothing in it."""
+    erase(service)
+    kept = call(owner, "select max(dead_letter_id) from convsync.dead_letters")
+    for _ in range(2):
+        [letter] = delivered({"timestamp": milliseconds(9), **UNREADABLE[event]})
+        ingest(service, letter)
+    [row] = rows(owner, "select * from convsync.dead_letters where dead_letter_id > %(kept)s", kept=kept)
+    assert (row["page_id"], row["source"], row["raw"], row["attempts"]) == (PAGE, "webhook", b"", 2)
+    assert isinstance(letter, DeadLetter)
+    assert row["reason"] == f"{letter.reason} (bytes not kept: they name somebody who was erased)"
+    # another one is another letter
+    ingest(service, *delivered({"timestamp": milliseconds(10), **UNREADABLE[event]}))
+    assert call(owner, "select count(*) from convsync.dead_letters where raw = ''") == 2
+    # nothing in it tells whose it was
+    assert row["digest"] != sha256(letter.reason.encode() + b"\0" + letter.raw).digest()
+
+
+@pytest.mark.parametrize("event", ["a mid with NUL", "a text that is none", "a number for an id"])
+@pytest.mark.parametrize("page", [PAGE, ""])
+def test_what_the_person_says_later_and_nobody_can_read_keeps_its_bytes(
+    service: Connection, owner: Connection, everything: Json, event: str, page: str
+) -> None:
+    erase(service)
+    [letter] = delivered({"timestamp": milliseconds(3600.001), **UNREADABLE[event]})
+    assert isinstance(letter, DeadLetter)
+    ingest(service, replace(letter, page_id=page))
+    [row] = rows(owner, "select * from convsync.dead_letters where raw = %(raw)s", raw=letter.raw)
+    assert row["reason"] == letter.reason
+    # until they are erased in their turn
+    service.execute("select set_config('convsync.now', %s, false)", [at(9000).isoformat()])
+    assert erase(service)["dead_letters"] == 1
+    ingest(service, replace(letter, page_id=page))
+    assert traces(owner) == []
+
+
+def test_what_is_said_later_of_a_message_that_was_erased_and_nobody_can_read_keeps_no_bytes(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    erase(service)
+    edit = {"sender": {"id": ADA}, "message_edit": {"mid": "m_ada1", "text": ["MARKER"]}}
+    ingest(service, *delivered({"timestamp": milliseconds(4000), **edit}))
+    assert traces(owner) == []
+    assert rows(owner, "select from convsync.dead_letters where raw = ''") != []
+
+
+def test_letters_of_others_keep_their_bytes(service: Connection, owner: Connection, everything: Json) -> None:
+    """Also those that name nobody's id, one like the person's, or the person on another Page."""
+    erase(service)
+    for number, (page, raw) in enumerate(
+        (
+            (PAGE, b'{"sender":{"id":"%b"},"message":{"mid":"m_bob9"}}' % BOB.encode()),
+            (PAGE, b'{"sender":{"id":"9%b1"}}' % ADA.encode()),
+            (PAGE, b""),
+            (PAGE, b"\x00\xff" * 40),
+            (OTHER_PAGE, b'{"sender":{"id":"%b"}}' % ADA.encode()),
+            ("", b'{"sender":{"id":"%b"}}' % BOB.encode()),
+        )
+    ):
+        reason = f"of somebody else {number}"
+        ingest(service, DeadLetter(page, reason, raw))
+        [row] = rows(owner, "select raw, digest from convsync.dead_letters where reason = %(r)s", r=reason)
+        assert row == {"raw": raw, "digest": sha256(reason.encode() + b"\0" + raw).digest()}
+
+
+def test_a_letter_too_long_to_be_looked_through_keeps_no_bytes(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    """Without a tombstone it keeps them."""
+    raw = orjson.dumps([str(number) for number in range(20_001)])
+    ingest(service, DeadLetter(PAGE, "before", raw))
+    erase(service)
+    ingest(service, DeadLetter(PAGE, "after, few words", b"x" * 300_000))
+    ingest(
+        service,
+        DeadLetter(PAGE, "after", raw),
+        DeadLetter("", "after", raw),
+        DeadLetter("1003", "after", raw),
+    )
+    found = rows(
+        owner,
+        """select page_id, reason, raw = '' as empty from convsync.dead_letters
+           where reason ~ '^(before|after)' order by 2, 1""",
+    )
+    many = "after (bytes not kept: too long to look for somebody who was erased)"
+    assert [(row["page_id"], row["reason"], row["empty"]) for row in found] == [
+        ("1003", "after", False),
+        ("", many, True),
+        (PAGE, many, True),
+        (PAGE, many.replace("after", "after, few words"), True),
+        (PAGE, "before", False),
+    ]
+
+
+def test_a_letter_whose_bytes_are_not_kept_cannot_be_replayed(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    erase(service)
+    ingest(service, *delivered({"timestamp": milliseconds(9), **UNREADABLE["no sender"]}))
+    letter = call(
+        service,
+        "select d from convsync_api.list_dead_letters(%(page)s, p_limit => 1) d",
+        page=PAGE,
+    )
+    shown = call(service, "select convsync_api.get_dead_letter(%(id)s::bigint)", id=letter["dead_letter_id"])
+    assert (shown["bytes"], shown["raw_base64"]) == (0, "")
+    with pytest.raises(errors.InvalidArgument, match="its bytes were not kept"):
+        read_again(shown)
+
+
+def test_a_message_of_before_that_comes_without_its_time_is_known_by_its_id(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    erase(service)
+    late = {"sender": {"id": ADA}, "message": {"mid": "m_ada2", "text": "MARKER"}}
+    echo = {
+        "sender": {"id": PAGE},
+        "recipient": {"id": ADA},
+        "message": {"mid": "m_ada2", "text": "MARKER", "is_echo": True},
+    }
+    for event in (late, echo, {**late, "sender": {"id": BOB}}):
+        for entry in ({}, {"time": milliseconds(7100)}):
+            ingest(service, *delivered(event, **entry), told("m_bob2", 5000, "x", BOB))
+    assert traces(owner) == []
+    # what is new comes through, with a time or without
+    new = {"sender": {"id": ADA}, "message": {"mid": "m_new", "text": "new"}}
+    assert ingest(service, *delivered(new))[0]["created"]
 
 
 def test_a_new_message_starts_a_new_contact(service: Connection, owner: Connection, everything: Json) -> None:
@@ -536,24 +736,26 @@ def test_the_row_that_stays_is_nobodys(service: Connection, owner: Connection) -
 
 
 def test_a_program_that_writes_an_erased_person_is_told(service: Connection, owner: Connection) -> None:
-    def write(seconds: float) -> Json:
+    def write(seconds: float, mid: str = "m_1") -> Json:
         [done] = rows(
             service,
             "select * from convsync_api.sync_conversation_with_events(%(conversation)s, %(events)s)",
             conversation=Jsonb({"page_id": PAGE, "sender_id": ADA, "sender_name": NAME}),
             events=Jsonb(
-                [{"message_id": "m_1", "direction": "in", "event_timestamp": at(seconds).isoformat()}]
+                [{"message_id": mid, "direction": "in", "event_timestamp": at(seconds).isoformat()}]
             ),
         )
         return done
 
     write(1)
     erase(service)
-    with pytest.raises(psycopg.DatabaseError) as caught:
-        write(1)
-    assert caught.value.sqlstate == "ZC006"
+    # the message is the same, whenever it is said to be of
+    for seconds in (1, 3601):
+        with pytest.raises(psycopg.DatabaseError) as caught:
+            write(seconds)
+        assert caught.value.sqlstate == "ZC006"
     assert traces(owner) == []
-    assert write(3601)["outcome"] == "created"
+    assert write(3601, "m_2")["outcome"] == "created"
 
 
 # --- at the same time
@@ -596,6 +798,26 @@ def test_an_erasure_during_which_a_message_comes(connect: Connect, owner: Connec
     error = late.exception()
     assert isinstance(error, psycopg.errors.SerializationFailure)
     assert ingest(second, *history()) == []
+    assert traces(owner) == []
+
+
+@pytest.mark.parametrize("letter_first", [True, False])
+def test_an_erasure_during_which_something_unreadable_comes(
+    connect: Connect, owner: Connection, letter_first: bool
+) -> None:
+    """A dead letter has no conversation; still one of the two waits for the other."""
+    first, second = connect(), connect()
+    for session in (first, second):
+        session.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+    [letter] = delivered({"timestamp": milliseconds(9), **UNREADABLE["no sender"]})
+    ingest(first, told("m_ada1", 9, "MARKER", ADA))
+
+    def keep(session: Connection) -> object:
+        return ingest(session, letter, told("m_bob", 1, "x", BOB))
+
+    do_first, do_second = (keep, erase) if letter_first else (erase, keep)
+    _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
+    late.result()
     assert traces(owner) == []
 
 
