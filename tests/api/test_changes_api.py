@@ -112,7 +112,7 @@ async def test_a_consumer_sees_again_what_it_has_not_confirmed(api: Api) -> None
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "9" * 5000, "٣"])
 async def test_a_limit_is_within_bounds(api: Api, limit: str) -> None:
-    (await api("GET", CHANGES, limit=limit)).is_problem(400, "bad_request")
+    (await api("GET", CHANGES, limit=limit)).is_problem(422, "invalid_argument")
 
 
 @pytest.mark.parametrize("position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70])

@@ -158,7 +158,7 @@ async def test_it_is_filtered_by_status(api: Api) -> None:
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5", "٣", "9" * 5000])
 async def test_a_limit_is_within_bounds(api: Api, limit: str) -> None:
     await people(api, 1)
-    (await api("GET", LIST, limit=limit)).is_problem(400, "bad_request")
+    (await api("GET", LIST, limit=limit)).is_problem(422, "invalid_argument")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ async def test_one_that_is_not_there(api: Api, one: str) -> None:
 @pytest.mark.parametrize("one", ["0", "-1", "x", "1e3", "9223372036854775808", "9" * 5000, "٣"])
 async def test_what_is_no_id(api: Api, one: str) -> None:
     for path in (f"{LIST}/{one}", f"{LIST}/{one}/events", f"{LIST}/{one}/timing"):
-        (await api("GET", path)).is_problem(400, "bad_request")
+        (await api("GET", path)).is_problem(422, "invalid_argument")
 
 
 async def test_one_of_another_page_is_not_found(api: Api) -> None:
@@ -282,12 +282,12 @@ async def test_without_a_version_it_is_refused(api: Api) -> None:
     [
         ({"conversation_status": ""}, "conversation_status"),
         ({"conversation_status": "x" * 65}, "conversation_status"),
-        ({"conversation_status": None}, "p_patch.conversation_status"),
+        ({"conversation_status": None}, "conversation_status"),
         ({"tags": "vip"}, "tags"),
         ({"tags": [""]}, "tags.0"),
         ({"tags": [1]}, "tags.0"),
         ({"tags": ["x"] * 201}, "tags"),
-        ({"tags": None}, "p_patch.tags"),
+        ({"tags": None}, "tags"),
         ({"assignee": 7}, "assignee"),
         ({"note": {"a": 1}}, "note"),
         ({"sender_id": "other"}, "sender_id"),
@@ -428,7 +428,7 @@ async def test_when_a_person_and_when_all_of_a_page_write(api: Api) -> None:
         assert (page["counts"][0][12:14], page["timezone"]) == ([2, 1], "UTC")
     for zone in ("Nowhere/Else", "' or 1=1 --", "x" * 1000):
         (await api("GET", f"{BASE}/timing", tz=zone)).is_problem(422, "invalid_argument")
-    (await api("GET", f"{BASE}/timing", tz="a\0b")).is_problem(422, "bad_data")
+    (await api("GET", f"{BASE}/timing", tz="a\0b")).is_problem(422, "invalid_argument")
 
 
 async def test_times_are_utc_whatever_the_database_thinks(

@@ -142,11 +142,11 @@ async def test_a_discard_needs_a_reason(api: Api) -> None:
     [
         ("77", 404),
         ("9223372036854775807", 404),
-        ("x", 400),
-        ("-1", 400),
-        ("0", 400),
-        ("9" * 5000, 400),
-        ("٣", 400),
+        ("x", 422),
+        ("-1", 422),
+        ("0", 422),
+        ("9" * 5000, 422),
+        ("٣", 422),
     ],
 )
 async def test_one_that_is_not_there(api: Api, number: str, status: int) -> None:
@@ -160,7 +160,7 @@ async def test_one_that_is_not_there(api: Api, number: str, status: int) -> None
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "501"}, {"limit": "x"}, {"before": "x"}])
 async def test_a_list_within_bounds(api: Api, query: Any) -> None:
-    (await api("GET", PATH, **query)).is_problem(400, "bad_request")
+    (await api("GET", PATH, **query)).is_problem(422, "invalid_argument")
 
 
 async def test_a_reader_settles_nothing(api: Api) -> None:
@@ -177,7 +177,7 @@ async def test_a_key_limited_to_pages_sees_the_letters_of_these(api: Api) -> Non
     assert await listed(api, key=LIMITED) == [mine]
     assert await listed(api, key=LIMITED, page_id=OTHER_PAGE) == [mine]
     (await api("GET", PATH, key=LIMITED, page_id=PAGE)).is_problem(404, "not_found")
-    (await api("GET", PATH, key=LIMITED_TWICE)).is_problem(400, "bad_request")
+    (await api("GET", PATH, key=LIMITED_TWICE)).is_problem(422, "invalid_argument")
     assert await listed(api, key=LIMITED_TWICE, page_id=OTHER_PAGE) == [mine]
     for number in (foreign, nobodys):
         for method, path, body in (

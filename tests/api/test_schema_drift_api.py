@@ -127,7 +127,7 @@ async def test_a_key_limited_to_pages_sees_what_came_for_these(api: Api) -> None
     (await api("GET", PATH, key="")).is_problem(401, "unauthorized")
     assert len(await counted(api, 1, limit="1")) == 1
     for limit in ("0", "1001", "x"):
-        (await api("GET", PATH, limit=limit)).is_problem(400, "bad_request")
+        (await api("GET", PATH, limit=limit)).is_problem(422, "invalid_argument")
 
 
 async def test_a_delivery_that_is_not_kept_is_not_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

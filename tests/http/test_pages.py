@@ -116,7 +116,7 @@ async def test_delete_forgets_the_token_and_keeps_the_mirror(service: Service, o
         (b'{"page_id": "7", "token": ""}', 422, "invalid_argument", "token"),
         (b'{"page_id": "7", "token": "two words"}', 422, "invalid_argument", "token"),
         (b'{"page_id": "7", "token": "sch\xc3\xbcssel"}', 422, "invalid_argument", "token"),
-        (b'{"page_id": "7", "name": "a\\u0000b"}', 422, "bad_data", None),
+        (b'{"page_id": "7", "name": "a\\u0000b"}', 422, "invalid_argument", "name"),
     ],
 )
 async def test_a_bad_page_is_refused_by_the_name_of_its_field(
@@ -138,7 +138,9 @@ async def test_a_page_that_does_not_exist_is_a_problem_and_no_defect(service: Se
     url = service.client.make_url("/").join(URL(f"/api/pages/{page_id}", encoded=True))
     async with service.client.session.get(url, headers=OPERATOR) as answer:
         assert answer.status in (404, 422)
-        problem(await answer.json(), answer.status, "not_found" if answer.status == 404 else "bad_data")
+        problem(
+            await answer.json(), answer.status, "not_found" if answer.status == 404 else "invalid_argument"
+        )
 
 
 # Request ids and problem documents

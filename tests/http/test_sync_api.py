@@ -152,8 +152,8 @@ async def test_waiting_no_longer_than_asked_answers_with_the_running_run(
 async def test_a_wait_that_makes_no_sense_begins_nothing(service: Service, owner: Owner, wait: str) -> None:
     await service.add_page()
     status, document = await service.call("POST", SYNC, {"page_id": PAGE}, wait=wait)
-    problem(document, 400, "bad_request")
-    assert status == 400
+    problem(document, 422, "invalid_argument")
+    assert (status, document["field"]) == (422, "wait")
     assert count(owner, "sync_runs") == 0
 
 
@@ -283,9 +283,9 @@ async def test_cancelling_a_run_that_has_ended_changes_nothing(syncing: Service,
     ("run_id", "status", "code"),
     [
         ("999", 404, "not_found"),
-        ("one", 400, "bad_request"),
-        ("-1", 400, "bad_request"),
-        ("9" * 30, 400, "bad_request"),
+        ("one", 422, "invalid_argument"),
+        ("-1", 422, "invalid_argument"),
+        ("9" * 30, 422, "invalid_argument"),
     ],
 )
 async def test_a_run_that_does_not_exist_is_a_problem(

@@ -93,6 +93,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
             middlewares.request_id,
             middlewares.problems,
             middlewares.access,
+            middlewares.parameters,
         ],
     )
     app[WRITE_PATH] = path

@@ -15,11 +15,20 @@ from aiohttp.typedefs import Middleware
 from convsync.errors import ConvsyncError
 from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
-from convsync.web.routing import KEY, REQUEST_ID, Access, Forbidden, Unauthorized, new_request_id
+from convsync.web.routing import (
+    KEY,
+    REQUEST_ID,
+    Access,
+    Forbidden,
+    Unauthorized,
+    new_request_id,
+    refuse_unstorable,
+)
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_SQL_NAME = re.compile(r"^p_(patch\.)?")
 _LOGGED = "the error was logged under this request id"
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +104,11 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         if error.status >= 500:
             _log.warning("request_failed", path=request.path, code=error.code, error=error.message)
         detail = error.message if error.status != 500 else _LOGGED
-        return problem(request, error.status, error.code, error.title, detail, error.detail)
+        extra, field = error.detail, error.detail.get("field")
+        if field and (known := _SQL_NAME.sub("", field)) != field:
+            # A function speaks of its own parameter; the caller wrote what is left of that name.
+            extra, detail = {**extra, "field": known}, detail.replace(field, known)
+        return problem(request, error.status, error.code, error.title, detail, extra)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -130,6 +143,17 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     if needed is None or (needed == "operate" and key.role != "operate"):
         raise Forbidden(f"the key {key.name} may not do this")
     request[KEY] = key
+    return await handler(request)
+
+
+@web.middleware
+async def parameters(request: web.Request, handler: Next) -> web.StreamResponse:
+    """What no row can be named by is refused before anything is asked for by it.
+
+    Not of the webhook, whose answers are Meta's: 200 or 403.
+    """
+    if request.path != "/api/webhook":
+        refuse_unstorable(request)
     return await handler(request)
 
 

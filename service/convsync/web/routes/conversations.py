@@ -28,8 +28,8 @@ class Patch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    conversation_status: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    tags: list[Tag] | None = Field(default=None, max_length=200)
+    conversation_status: Annotated[str, Field(min_length=1, max_length=64)] = "active"
+    tags: list[Tag] = Field(default=[], max_length=200)
     assignee: Annotated[str, Field(max_length=500)] | None = None
     note: Annotated[str, Field(max_length=100_000)] | None = None
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from convsync.dead_letters import replay
 from convsync.errors import NotFound
 from convsync.facts import Json
-from convsync.web.routing import KEY, BadRequest, read_body, route, whole_number
+from convsync.web.routing import KEY, flag, read_body, refused, route, whole_number
 from convsync.web.state import STORE
 
 _LIMIT = 500
@@ -40,14 +40,14 @@ async def list_letters(request: web.Request) -> web.Response:
     key, wanted = request[KEY], request.query.get("page_id") or None
     if key.pages and wanted is None:
         if len(key.pages) > 1:
-            raise BadRequest("name one of your Pages as page_id")
+            raise refused("page_id", "must be one of your Pages")
         wanted = next(iter(key.pages))
     if key.pages and wanted not in key.pages:
         raise NotFound(f"there is no Page {wanted}")
     before = request.query.get("before")
     letters = await request.app[STORE].list_dead_letters(
         page_id=wanted,
-        resolved=request.query.get("resolved") == "true",
+        resolved=flag(request, "resolved"),
         before=whole_number(before, "before") if before else None,
         limit=whole_number(request.query.get("limit") or "50", "limit", highest=_LIMIT),
     )

@@ -19,12 +19,13 @@ from convsync.web.routes.pages import PageId
 from convsync.web.routing import (
     KEY,
     REQUEST_ID,
-    BadRequest,
     ModeUnavailable,
     Unauthorized,
     allowed_page,
     read_body,
+    refused,
     route,
+    whole_number,
 )
 from convsync.web.state import LIFECYCLE, RUNNER, STORE
 
@@ -72,12 +73,6 @@ async def _visible_run(request: web.Request, run_id: int) -> Json:
     return run
 
 
-def _run_id(text: str | None) -> int:
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise BadRequest("run_id must be a number")
-    return int(text)
-
-
 @route("POST", "/api/conversations/sync", access="operate")
 async def begin(request: web.Request) -> web.Response:
     """202 with the run; with ?wait=SECONDS, 200 with the ended run if it ends in that time."""
@@ -87,7 +82,7 @@ async def begin(request: web.Request) -> web.Response:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _LONGEST_WAIT:
-        raise BadRequest(f"wait must be between 0 and {_LONGEST_WAIT:.0f} seconds")
+        raise refused("wait", f"must be between 0 and {_LONGEST_WAIT:.0f} seconds")
     begun = await _begin(request)
     run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
     loop = asyncio.get_running_loop()
@@ -110,7 +105,7 @@ async def begin_and_watch(request: web.Request) -> web.StreamResponse:
 @route("GET", "/api/conversations/sync-stream", access="public")
 async def watch(request: web.Request) -> web.StreamResponse:
     """Stream a run, from Last-Event-ID on. An API key, or a ticket for this run, opens it."""
-    run_id = _run_id(request.query.get("run_id"))
+    run_id = whole_number(request.query.get("run_id", ""), "run_id")
     keys = request.app[KEYS]
     ticket = request.query.get("ticket")
     key = tickets.redeem(keys, ticket, run_id) if ticket else find_key(keys, presented_key(request))
@@ -142,11 +137,12 @@ async def ticket(request: web.Request) -> web.Response:
 
 @route("GET", "/api/sync-runs/{run_id}", access="read")
 async def get_run(request: web.Request) -> web.Response:
-    return web.json_response(await _visible_run(request, _run_id(request.match_info["run_id"])))
+    run_id = whole_number(request.match_info["run_id"], "run_id")
+    return web.json_response(await _visible_run(request, run_id))
 
 
 @route("POST", "/api/sync-runs/{run_id}/cancel", access="operate")
 async def cancel(request: web.Request) -> web.Response:
-    run = await _visible_run(request, _run_id(request.match_info["run_id"]))
+    run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
     await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
     return web.json_response(await _visible_run(request, int(run["run_id"])))
