@@ -397,7 +397,9 @@ async def test_a_thread_that_is_said_to_have_changed_is_read(
     syncing: Service, simulator: Simulator, owner: Owner
 ) -> None:
     page_id = simulator.page.page_id
-    thread = next(one for one in simulator.population.conversations if one.kind == "normal" and one.message_count > 3)
+    thread = next(
+        one for one in simulator.population.conversations if one.kind == "normal" and one.message_count > 3
+    )
     value = {"thread_id": thread.thread_id, "page_id": page_id}
     body = {
         "object": "page",

@@ -20,10 +20,12 @@ from convsync.simulator.errors import GraphError
 from convsync.simulator.fields import Fields, FieldSyntaxError, parse_fields
 from convsync.simulator.paging import Link
 from convsync.simulator.population import Population
+from convsync.simulator.rules import TWENTY
 from convsync.simulator.state import SimulatorState
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
 _PROOF_SECONDS = 300
+_UNLOGGED = frozenset({"input_token", "appsecret_proof", "access_token", "client_secret"})
 
 
 @dataclass(slots=True)
@@ -37,7 +39,11 @@ class GraphCall:
     parameters: Mapping[str, str]
     token: str
     base: str
+    log: Call
     page: SimulatedPage | None = None
+    """The Page whose token it is; None for a person's or the app's."""
+    unordered: bool = False
+    """A fault wants the list out of order."""
 
     @property
     def population(self) -> Population:
@@ -56,48 +62,74 @@ class GraphCall:
             raise errors.bad_fields(error.message) from error
 
     @property
+    def link(self) -> Link:
+        """How the addresses in its `paging` are built."""
+        return Link(f"{self.base}/{self.version}", self.token)
+
+    @property
     def reader(self) -> nodes.Reader:
-        link = Link(f"{self.base}/{self.version}", self.token)
-        return nodes.Reader(self.population, link, self.state.config.max_messages_per_call)
+        config = self.state.config
+        return nodes.Reader(
+            self.population,
+            self.link,
+            config.max_messages_per_call,
+            cursor_generation=self.state.faults.cursor_generation,
+            readable=TWENTY if "messenger" in config.graph.twenty_messages else None,
+            requests=config.graph.requests,
+        )
+
+    @property
+    def is_persons(self) -> bool:
+        """Whether it is made with the token of the person who has the Pages."""
+        return self.token == self.state.config.graph.user_token
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it carries other calls."""
+        return not self.segments and self.method == "POST" and "batch" in self.parameters
 
     def unsupported(self) -> GraphError:
         return errors.unsupported("/".join(self.segments[:1]), self.method.lower())
 
 
-async def parse_call(request: web.Request, state: SimulatorState) -> tuple[GraphCall, Call]:
-    """The call, and its entry for the log."""
-    version, segments = _versioned(tuple(part for part in request.path.split("/") if part))
+async def parse_call(request: web.Request, state: SimulatorState) -> GraphCall:
+    """The call a request makes."""
     parameters = {**request.query, **await _sent(request)}
     token = parameters.pop("access_token", "")
     if not token:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() in ("bearer", "oauth"):
             token = credentials.strip()
+    base = f"{request.scheme}://{request.host}"
+    return make_call(state, request.method, request.path, parameters, token, base)
+
+
+def make_call(
+    state: SimulatorState, method: str, path: str, parameters: Mapping[str, str], token: str, base: str
+) -> GraphCall:
+    """A call, with its entry for the log. Of a batch only the items are written there, each on its own."""
+    version, segments = _versioned(tuple(part for part in path.split("/") if part))
     page = state.tokens.get(token)
-    call = GraphCall(
-        state,
-        request.method,
-        version,
-        segments,
-        parameters,
-        token,
-        f"{request.scheme}://{request.host}",
-        page,
-    )
-    shown = {
-        name: value for name, value in parameters.items() if name not in ("input_token", "appsecret_proof")
-    }
-    log = Call(time.time(), page.page_id if page else None, request.method, request.path, urlencode(shown))
-    return call, log
+    batch = not segments and method == "POST" and "batch" in parameters
+    hidden = _UNLOGGED | parameters.keys() if batch else _UNLOGGED
+    shown = {name: value for name, value in parameters.items() if name not in hidden}
+    query = "batch" if batch else urlencode(shown)
+    log = Call(time.time(), page.page_id if page else None, method, path, query)
+    return GraphCall(state, method, version, segments, parameters, token, base, log, page)
 
 
 def check_token(call: GraphCall) -> None:
-    """Raises GraphError when the token is missing or unknown, or its proof does not hold."""
+    """Raises GraphError when the token is missing, unknown or dead, or its proof does not hold."""
     if not call.token:
         raise errors.no_token()
-    if call.page is None and call.token != call.state.config.app_token:
+    is_apps = call.token == call.state.config.app_token
+    if call.page is None and not is_apps and not call.is_persons:
         raise errors.bad_token()
-    if call.state.config.require_appsecret_proof and call.page is not None:
+    dead = call.state.faults.revoked.get(call.token)
+    if dead is not None:
+        raise dead.with_traceback(None)
+    # An app token holds the secret itself.
+    if call.state.config.require_appsecret_proof and not is_apps:
         _check_proof(call)
 
 
@@ -135,11 +167,17 @@ async def _sent(request: web.Request) -> dict[str, str]:
             return {}
         if not isinstance(document, dict):
             return {}
-        return {
-            name: ",".join(value) if isinstance(value, list) else str(value)
-            for name, value in document.items()
-        }
+        return {name: _parameter(value) for name, value in document.items()}
     return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+
+
+def _parameter(value: object) -> str:
+    """A value of a JSON document as the parameter it would be in a form."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
+    return orjson.dumps(value).decode()
 
 
 def _versioned(segments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

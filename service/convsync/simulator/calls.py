@@ -14,7 +14,9 @@ class Call:
     """One call. `at` is Unix seconds; `code` is Graph's error code, `fault` the id of the planted fault that
     hit it.
 
-    `query` never holds the token. `counted` calls are under the Page's limits; `refused` ones broke them.
+    `query` never holds the token. `counted` calls are under the Page's limits; `refused` ones broke them,
+    `blocked` ones were made into a block.
+    `batch` is whether it came as an item of a batch.
     """
 
     at: float
@@ -26,8 +28,10 @@ class Call:
     code: int | None = None
     counted: bool = False
     refused: bool = False
+    blocked: bool = False
     fault: int | None = None
     milliseconds: float = 0.0
+    batch: bool = False
 
 
 class CallLog:
@@ -47,6 +51,7 @@ class CallLog:
         totals["calls"] += 1
         totals["counted"] += call.counted
         totals["refused"] += call.refused
+        totals["blocked"] += call.blocked
         totals["errors"] += call.code is not None or call.status is None or call.status >= 400
         totals["faults"] += call.fault is not None
 
@@ -55,7 +60,8 @@ class CallLog:
         self._totals.clear()
 
     def totals(self) -> dict[str, dict[str, int]]:
-        """Per Page id (`""` where no token told): `calls`, `counted`, `refused`, `errors`, `faults`."""
+        """Per Page id (`""` where no token told): `calls`, `counted`, `refused`, `blocked`, `errors`,
+        `faults`."""
         return {page_id: dict(counts) for page_id, counts in self._totals.items()}
 
     def rows(self, limit: int, page_id: str | None = None) -> list[dict[str, Any]]:

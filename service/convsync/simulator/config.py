@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from convsync.simulator.rules import DEFAULT_RULES, GraphRules
+
 DEFAULT_PAGE_ID = "100000000000001"
 DEFAULT_PAGE_NAME = "Harbour Bicycles"
 DEFAULT_PAGE_TOKEN = "sim-page-token-100000000000001"  # noqa: S105 - opens nothing but this simulator
@@ -129,6 +131,7 @@ class SimulatorConfig:
     timeline: tuple[Step, ...] = ()
     max_conversations_per_call: int = 200
     max_messages_per_call: int = 100
+    graph: GraphRules = DEFAULT_RULES
 
     @property
     def app_token(self) -> str:

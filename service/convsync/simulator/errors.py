@@ -1,7 +1,7 @@
-"""Graph's errors: one exception, and the catalogue of those a reader of conversations meets.
+"""Graph's errors: one exception, and the functions that make those the simulated API gives by itself.
 
 Texts and statuses are Meta's where public recordings or documentation show them; the ones that no public
-source shows are marked as invented.
+source shows are marked as invented. `catalogue.py` names every error a fault can give.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class GraphError(Exception):
         user_title: str | None = None,
         user_message: str | None = None,
         is_transient: bool | None = None,
+        document: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -41,9 +42,13 @@ class GraphError(Exception):
         self.user_title = user_title
         self.user_message = user_message
         self.is_transient = is_transient
+        self.document = document
+        """The whole answer, where it is not of the usual shape."""
 
     def body(self, trace_id: str) -> dict[str, Any]:
         """The JSON document; keys without a value are left out, as there."""
+        if self.document is not None:
+            return self.document
         error: dict[str, Any] = {"message": self.message, "type": self.kind, "code": self.code}
         if self.subcode is not None:
             error["error_subcode"] = self.subcode
@@ -96,6 +101,11 @@ def bad_token() -> GraphError:
     return GraphError(190, "Invalid OAuth access token - Cannot parse access token")
 
 
+def page_token_required() -> GraphError:
+    """A user or app token where only a Page's token will do."""
+    return GraphError(190, "(#190) This method must be called with a Page Access Token")
+
+
 def proof_required() -> GraphError:
     message = "API calls from the server require an appsecret_proof argument"
     return GraphError(100, message, kind="GraphMethodException")
@@ -110,6 +120,23 @@ def no_permission() -> GraphError:
     return GraphError(200, "(#200) Requires pages_messaging permission to manage the object", http=403)
 
 
+def message_deleted() -> GraphError:
+    """The answer for a message that is not among the 20 newest: "an error that the message has been deleted".
+    Code and text are invented.
+    """
+    return GraphError(100, "(#100) The message has been deleted.")
+
+
+def no_such_person() -> GraphError:
+    """A send to somebody this Page does not know."""
+    return GraphError(100, "(#100) No matching user found", subcode=2018001)
+
+
+def required(name: str) -> GraphError:
+    """A parameter that is not there."""
+    return GraphError(100, f"(#100) The parameter {name} is required")
+
+
 def no_profile() -> GraphError:
     return GraphError(100, "(#100) No profile available for this user.", subcode=2018218)
 
@@ -119,6 +146,11 @@ def too_fast() -> GraphError:
     return GraphError(613, "(#613) Calls to this api have exceeded the rate limit.")
 
 
+def application_limit() -> GraphError:
+    """The calls of the whole app are used up (the status is not known for sure)."""
+    return GraphError(4, "(#4) Application request limit reached", http=403)
+
+
 def too_many_messenger_calls() -> GraphError:
     """The Page's Messenger allowance is used up."""
     message = (
@@ -126,3 +158,9 @@ def too_many_messenger_calls() -> GraphError:
         f"again. For more info, please refer to {LIMITS_HELP}."
     )
     return GraphError(80006, message)
+
+
+def batch_too_long(most: int) -> GraphError:
+    """More items than a batch may have (the number is documented, the text is from memory)."""
+    message = f"Too many requests in batch message. Maximum batch size is {most}"
+    return GraphError(1, message, kind="GraphBatchException")

@@ -1,8 +1,8 @@
 """Faults planted on calls: which calls, how often, and what happens to them.
 
-A fault is looked up after token and limits were checked and acts in one of three places: on the parameters of
-the call, before it (it answers itself, waits, or cuts the connection), or on the finished answer. A new kind
-is a function in `REWRITE`, `BEFORE` or `ANSWER`.
+A fault is looked up after token and limits were checked and acts in one of three places: on the call, before
+it (it answers itself, waits, or cuts the connection), or on the finished answer. A new kind is a function in
+`REWRITE`, `BEFORE` or `ANSWER`. Some leave something behind that stands: a block, a dead token, dead cursors.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import orjson
 from aiohttp import web
 
+from convsync.simulator.catalogue import CATALOGUE, named
 from convsync.simulator.errors import GraphError
-from convsync.simulator.fields import FieldSyntaxError, parse_fields
-from convsync.simulator.paging import cursor_just_before
+from convsync.simulator.fields import Fields, FieldSyntaxError, parse_fields
+from convsync.simulator.limits import Blocks
+from convsync.simulator.paging import DEFAULT_LIMIT, cursor_just_before, read_cursor
+
+if TYPE_CHECKING:
+    from convsync.simulator.calling import GraphCall
 
 _TRANSIENT_STATUS = {1: 500, 2: 503, 200: 403}
+_TRICKLED_PIECES = 20
 HTML = (
     "<!DOCTYPE html><html><head><title>Error</title></head><body>Sorry, something went wrong.</body></html>"
 )
@@ -71,131 +77,274 @@ class Fault:
         }
 
 
-Rewrite = Callable[[Fault, Mapping[str, str]], Mapping[str, str]]
-Before = Callable[[Fault, web.Request], Awaitable[web.StreamResponse | None]]
-Answer = Callable[[Fault, web.Request, web.Response], Awaitable[web.StreamResponse]]
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A call that a fault hits. `request` is None for an item of a batch: it has no connection of its own."""
+
+    call: GraphCall
+    request: web.Request | None
+
+    @property
+    def faults(self) -> Faults:
+        return self.call.state.faults
+
+    @property
+    def page_id(self) -> str:
+        return self.call.page.page_id if self.call.page is not None else ""
 
 
-async def _error(fault: Fault, request: web.Request) -> None:
+class NoAnswer(Exception):
+    """The call never gets an answer: in a batch its place is null."""
+
+
+Rewrite = Callable[[Fault, Hit], None]
+Before = Callable[[Fault, Hit], Awaitable[web.StreamResponse | None]]
+Answer = Callable[[Fault, Hit, web.Response], Awaitable[web.StreamResponse]]
+
+
+# -- errors
+
+
+def _error_of(fault: Fault, default: str | None = None) -> GraphError:
+    """The error a fault names or spells out. What it says itself goes before what the catalogue says."""
     params = fault.params
-    code = int(params.get("code", 1))
-    raise GraphError(
-        code,
-        str(params.get("message", "An unknown error occurred")),
-        http=int(params.get("http", _TRANSIENT_STATUS.get(code, 400))),
-        subcode=params.get("subcode"),
-        kind=str(params.get("type", "OAuthException")),
-        user_title=params.get("user_title"),
-        user_message=params.get("user_message"),
-        is_transient=params.get("is_transient"),
-    )
+    name = params.get("name", default)
+    if name is None:
+        code = int(params.get("code", 1))
+        error = GraphError(code, "An unknown error occurred", http=_TRANSIENT_STATUS.get(code, 400))
+    else:
+        error = named(str(name))
+        error.code = int(params.get("code", error.code))
+    error.message = str(params.get("message", error.message))
+    error.http = int(params.get("http", error.http))
+    error.subcode = params.get("subcode", error.subcode)
+    error.kind = str(params.get("type", error.kind))
+    error.user_title = params.get("user_title", error.user_title)
+    error.user_message = params.get("user_message", error.user_message)
+    error.is_transient = params.get("is_transient", error.is_transient)
+    return error
 
 
-async def _status(fault: Fault, request: web.Request) -> web.Response:
+async def _error(fault: Fault, hit: Hit) -> None:
+    raise _error_of(fault)
+
+
+async def _block(fault: Fault, hit: Hit) -> None:
+    """Refuse this call and, for `seconds` (60), every other of the Page, or of the app with codes 4 and 17. A
+    call made into the block adds `grow` seconds (10) to it.
+    """
+    error = _error_of(fault, "messenger_limit")
+    seconds, grow = float(fault.params.get("seconds", 60)), float(fault.params.get("grow", 10))
+    hit.faults.blocks.begin(hit.page_id, error, seconds, grow)
+    raise error
+
+
+async def _revoke_token(fault: Fault, hit: Hit) -> None:
+    """The token dies here and stays dead: an owner changed the password, or removed the app."""
+    error = _error_of(fault, "password_changed")
+    hit.faults.revoked[hit.call.token] = error
+    raise error
+
+
+async def _reduce_data(fault: Fault, hit: Hit) -> None:
+    """Refuse what asks for more than `nodes` objects: the same call fails for ever, a smaller one passes."""
+    parameters = hit.call.parameters
+    try:
+        fields = parse_fields(parameters.get("fields") or "id")
+    except FieldSyntaxError:
+        return
+    ids = parameters.get("ids")
+    if ids is not None:
+        asked = ids.count(",") + 1
+    else:
+        asked = _whole(parameters.get("limit"), DEFAULT_LIMIT) if len(hit.call.segments) == 2 else 1
+    if asked * (1 + _nested(fields)) <= int(fault.params.get("nodes", 500)):
+        return
+    # Seen in both places: as the message, and only in the text for users.
+    raise named("reduce_data_in_user_message" if fault.params.get("hidden") else "reduce_data")
+
+
+def _nested(fields: Fields) -> int:
+    """How many nodes the expanded lists of one node may bring."""
+    count = 0
+    for field_ in fields.fields:
+        if field_.name in ("messages", "conversations"):
+            inside = _nested(field_.fields) if field_.fields is not None else 0
+            count += _whole(field_.modifier("limit"), DEFAULT_LIMIT) * (1 + inside)
+    return count
+
+
+def _whole(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else default
+
+
+async def _refuse_listing(fault: Fault, hit: Hit) -> None:
+    """A very busy Page: "API calls to get all conversations fail. You can still call a single conversation."
+    (Messenger Platform, rate limiting). Which error they fail with is not told; code 1 is invented.
+    """
+    if hit.call.segments[1:] == ("conversations",) and "user_id" not in hit.call.parameters:
+        raise _error_of(fault, "unknown")
+
+
+# -- cursors
+
+
+def _walks_on(call: GraphCall) -> bool:
+    return bool(call.parameters.get("after") or call.parameters.get("before"))
+
+
+async def _dead_cursor(fault: Fault, hit: Hit) -> None:
+    """The cursor of this call is dead; the same call without one is answered."""
+    if _walks_on(hit.call):
+        raise _error_of(fault, "cursor_dead")
+
+
+async def _expire_cursors(fault: Fault, hit: Hit) -> None:
+    """Every cursor given out so far is dead from here on. "Cursors can quickly become invalid"."""
+    hit.faults.cursor_generation += 1
+
+
+async def _too_deep(fault: Fault, hit: Hit) -> None:
+    """Nobody gets further than `items` (100) into a list."""
+    after = hit.call.parameters.get("after")
+    if after and read_cursor(after).depth >= int(fault.params.get("items", 100)):
+        raise _error_of(fault, "cursor_too_deep")
+
+
+# -- what is no answer of Graph's
+
+
+async def _status(fault: Fault, hit: Hit) -> web.Response:
     return web.Response(status=int(fault.params.get("http", 500)), text=str(fault.params.get("body", "")))
 
 
-async def _html(fault: Fault, request: web.Request) -> web.Response:
+async def _html(fault: Fault, hit: Hit) -> web.Response:
     body = str(fault.params.get("body", HTML))
     return web.Response(status=int(fault.params.get("http", 502)), text=body, content_type="text/html")
 
 
-async def _empty(fault: Fault, request: web.Request) -> web.Response:
+async def _empty(fault: Fault, hit: Hit) -> web.Response:
     return web.Response(status=int(fault.params.get("http", 200)), content_type="application/json")
 
 
-async def _hang(fault: Fault, request: web.Request) -> web.Response:
+async def _hang(fault: Fault, hit: Hit) -> web.Response:
+    if hit.request is None:
+        raise NoAnswer
     await asyncio.sleep(float(fault.params.get("seconds", 3600)))
     return web.Response(status=504)
 
 
-async def _delay(fault: Fault, request: web.Request) -> None:
+async def _delay(fault: Fault, hit: Hit) -> None:
     await asyncio.sleep(float(fault.params.get("seconds", 1)))
 
 
-async def _reduce_data(fault: Fault, request: web.Request) -> None:
-    """Refuse what asks for more than `nodes` objects: the same call fails for ever, a smaller one passes."""
-    limit = _whole(request.query.get("limit"), 25)
-    nested = 0
-    try:
-        for field_ in parse_fields(request.query.get("fields", "id")).fields:
-            if field_.name == "messages":
-                nested = _whole(field_.modifier("limit"), 25)
-    except FieldSyntaxError:
-        return
-    if limit * (1 + nested) <= int(fault.params.get("nodes", 500)):
-        return
-    phrase = "Please reduce the amount of data you're asking for, then retry your request"
-    if fault.params.get("hidden"):
-        # Seen too: the telling phrase only in the text for users.
-        raise GraphError(1, "An unknown error occurred", http=500, subcode=99, user_message=phrase)
-    raise GraphError(1, phrase, http=500)
-
-
-def _whole(text: str | None, default: int) -> int:
-    return int(text) if text is not None and text.isdecimal() else default
-
-
-async def _reset(fault: Fault, request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
+async def _reset(fault: Fault, hit: Hit) -> web.Response:
+    if hit.request is None:
+        raise NoAnswer
+    if hit.request.transport is not None:
+        hit.request.transport.abort()
     return web.Response(status=500)
 
 
-async def _truncate(fault: Fault, request: web.Request, answer: web.Response) -> web.StreamResponse:
+def _bytes(answer: web.Response) -> bytes:
+    return bytes(answer.body) if isinstance(answer.body, bytes | bytearray) else b""
+
+
+async def _truncate(fault: Fault, hit: Hit, answer: web.Response) -> web.StreamResponse:
     """Promise the whole answer, send half of it, cut the connection."""
-    body = bytes(answer.body) if isinstance(answer.body, bytes | bytearray) else b""
+    if hit.request is None:
+        raise NoAnswer
+    body = _bytes(answer)
     cut = web.StreamResponse(status=answer.status, headers=answer.headers)
     cut.content_length = len(body)
-    await cut.prepare(request)
+    await cut.prepare(hit.request)
     await cut.write(body[: len(body) // 2])
-    if request.transport is not None:
+    if hit.request.transport is not None:
         # close() sends what is buffered first, abort() might drop it.
-        request.transport.close()
+        hit.request.transport.close()
     return cut
 
 
-async def _empty_page(fault: Fault, request: web.Request, answer: web.Response) -> web.StreamResponse:
+async def _trickle(fault: Fault, hit: Hit, answer: web.Response) -> web.StreamResponse:
+    """Send the answer bit by bit, so that it takes `seconds` (10): never silent for long, never done."""
+    seconds = float(fault.params.get("seconds", 10))
+    if hit.request is None:
+        await asyncio.sleep(seconds)
+        return answer
+    body = _bytes(answer)
+    slow = web.StreamResponse(status=answer.status, headers=answer.headers)
+    slow.content_length = len(body)
+    await slow.prepare(hit.request)
+    size = max(1, -(-len(body) // _TRICKLED_PIECES))
+    for start in range(0, len(body), size):
+        await slow.write(body[start : start + size])
+        await asyncio.sleep(seconds / _TRICKLED_PIECES)
+    await slow.write_eof()
+    return slow
+
+
+# -- lists
+
+
+async def _empty_page(fault: Fault, hit: Hit, answer: web.Response) -> web.StreamResponse:
     """A page without items but with a `next` that leads to them, which Meta says to expect."""
-    body = orjson.loads(bytes(answer.body)) if isinstance(answer.body, bytes | bytearray) else {}
+    body = orjson.loads(_bytes(answer))
     cursors = body.get("paging", {}).get("cursors") if isinstance(body, dict) else None
     if cursors is None:
         return answer
+    call = hit.call
     place = cursor_just_before(cursors["before"])
-    path, _, query = str(request.rel_url).partition("?")
-    parameters = dict(parse_qsl(query)) | {"after": place}
+    parameters = {**call.parameters, "access_token": call.token, "after": place}
     parameters.pop("before", None)
-    following = f"{request.scheme}://{request.host}{path}?{urlencode(parameters)}"
+    following = f"{call.base}/{'/'.join((call.version, *call.segments))}?{urlencode(parameters)}"
     page = {"data": [], "paging": {"cursors": {"before": place, "after": place}, "next": following}}
     return web.Response(body=orjson.dumps(page), content_type="application/json", charset="UTF-8")
 
 
-def _short_page(fault: Fault, parameters: Mapping[str, str]) -> Mapping[str, str]:
+def _short_page(fault: Fault, hit: Hit) -> None:
     """Fewer items than asked for, though there are more."""
-    return {**parameters, "limit": str(fault.params.get("limit", 1))}
+    hit.call.parameters = {**hit.call.parameters, "limit": str(fault.params.get("limit", 1))}
 
 
-REWRITE: dict[str, Rewrite] = {"short_page": _short_page}
+def _unordered(fault: Fault, hit: Hit) -> None:
+    """The list of conversations is not newest first: one in five comes after all others. No page of Meta's
+    documentation promises an order.
+    """
+    hit.call.unordered = True
+
+
+REWRITE: dict[str, Rewrite] = {"short_page": _short_page, "unordered": _unordered}
 BEFORE: dict[str, Before] = {
     "error": _error,
+    "block": _block,
+    "revoke_token": _revoke_token,
+    "reduce_data": _reduce_data,
+    "refuse_listing": _refuse_listing,
+    "dead_cursor": _dead_cursor,
+    "expire_cursors": _expire_cursors,
+    "too_deep": _too_deep,
     "status": _status,
     "html": _html,
     "empty": _empty,
     "hang": _hang,
     "delay": _delay,
-    "reduce_data": _reduce_data,
     "reset": _reset,
 }
-ANSWER: dict[str, Answer] = {"truncate": _truncate, "empty_page": _empty_page}
+ANSWER: dict[str, Answer] = {"truncate": _truncate, "trickle": _trickle, "empty_page": _empty_page}
 ACTIONS = frozenset({*REWRITE, *BEFORE, *ANSWER})
 
 
 class Faults:
-    """The planted faults. The first that wants a call gets it."""
+    """The planted faults, and what they left behind. The first that wants a call gets it."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         self._ids = count(1)
+        self.blocks = Blocks()
+        self.revoked: dict[str, GraphError] = {}
+        """Tokens that died, with the error they are refused with."""
+        self.cursor_generation = 0
+        """Rises when every cursor given out so far dies."""
 
     def add(
         self,
@@ -207,9 +356,12 @@ class Faults:
         params: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Fault:
-        """Plant a fault. Raises FaultError for an unknown action or a bad expression."""
+        """Plant a fault. Raises FaultError for an unknown action or error, or a bad expression."""
         if action not in ACTIONS:
             raise FaultError(f"unknown action {action!r}; known: {', '.join(sorted(ACTIONS))}")
+        name = {**(params or {}), **more}.get("name")
+        if name is not None and name not in CATALOGUE:
+            raise FaultError(f"unknown error {name!r}; known: {', '.join(sorted(CATALOGUE))}")
         try:
             pattern = re.compile(match)
         except re.error as error:
@@ -237,7 +389,10 @@ class Faults:
         return found
 
     def clear(self) -> None:
+        """Forget all faults, lift blocks and revive tokens. Cursors that died stay dead."""
         self._faults.clear()
+        self.blocks.clear()
+        self.revoked.clear()
 
     def list(self) -> list[dict[str, Any]]:
         return [fault.describe() for fault in self._faults]

@@ -1,9 +1,10 @@
-"""How often a Page may be called: calls per second, and the Business Use Case allowance behind the usage
-header.
+"""How often a Page may be called: calls per second, and the allowances behind the usage headers; and blocks.
 
 Sources: "Your app can make 2 calls per second per Facebook Page"; `X-Business-Use-Case-Usage` holds whole
-percentages over a rolling hour and minutes to wait; calls made while blocked push the end of the block out
-(Meta, rate limiting pages).
+percentages over a rolling hour and minutes to wait, `X-App-Usage` whole percentages for user and app tokens;
+"continuing to make calls will continue to increase your call count, which will increase the time before calls
+will be successful again" (developers.facebook.com/docs/graph-api/overview/rate-limiting). By how much a call
+prolongs a block is not told; that it is `grow` seconds is invented.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from convsync.simulator.errors import GraphError, too_fast, too_many_messenger_calls
+from convsync.simulator.errors import GraphError, application_limit, too_fast, too_many_messenger_calls
 
 # The network stretches and squeezes the gaps between calls that left evenly: a limiter that knows no mercy
 # would refuse an honest client. So a second's calls may come within 0.8 s, and ten seconds forgive one
@@ -98,3 +100,100 @@ class PageLimits:
             "total_time": percent // 2,
             "estimated_time_to_regain_access": wait,
         }
+
+
+class AppLimits:
+    """The allowance of user and app tokens: calls per rolling hour, None for no end."""
+
+    def __init__(self, hourly_calls: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.hourly_calls = hourly_calls
+        self._clock = clock
+        self._hour: deque[float] = deque()
+
+    def check(self) -> GraphError | None:
+        """Count a call that arrives now; code 4 when the allowance is used up. Refused calls count too."""
+        now = self._clock()
+        while self._hour and self._hour[0] <= now - _HOUR:
+            self._hour.popleft()
+        blocked = self.hourly_calls is not None and len(self._hour) >= self.hourly_calls
+        self._hour.append(now)
+        return application_limit() if blocked else None
+
+    def usage(self) -> dict[str, int] | None:
+        """`X-App-Usage`, None while little was used."""
+        if self.hourly_calls is None or len(self._hour) < _HEADER_AFTER_CALLS:
+            return None
+        return app_usage(int(100 * len(self._hour) / self.hourly_calls))
+
+
+def app_usage(percent: int) -> dict[str, int]:
+    """The value of `X-App-Usage`."""
+    return {"call_count": percent, "total_time": percent // 2, "total_cputime": percent // 3}
+
+
+APP = "app"
+"""The scope of a block that holds for every Page of the app."""
+
+_APP_CODES = frozenset({4, 17})
+_PAGES_CODES = frozenset({32, 80001})
+
+
+@dataclass(slots=True)
+class Block:
+    """Calls are refused with `error` until `until` on the clock; each of them adds `grow` seconds."""
+
+    error: GraphError
+    until: float
+    grow: float
+    calls: int = 0
+    """How many were made into it."""
+
+
+class Blocks:
+    """The blocks in force: of a Page, or of the app with codes 4 and 17."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._blocks: dict[str, Block] = {}
+
+    def begin(self, page_id: str, error: GraphError, seconds: float, grow: float) -> None:
+        """From now on for `seconds` calls of the Page (or the app) are refused with `error`."""
+        scope = APP if error.code in _APP_CODES else page_id
+        self._blocks[scope] = Block(error, self._clock() + seconds, grow)
+
+    def check(self, page_id: str | None) -> GraphError | None:
+        """What a call that arrives now is refused with; it prolongs the block it runs into."""
+        block = self._in_force(APP) or (self._in_force(page_id) if page_id is not None else None)
+        if block is None:
+            return None
+        block.calls += 1
+        block.until += block.grow
+        return block.error.with_traceback(None)
+
+    def usage(self, page_id: str) -> dict[str, Any] | None:
+        """An entry of the Page's usage header while it is blocked: 100 percent and the minutes to wait."""
+        block = self._in_force(page_id)
+        if block is None:
+            return None
+        return {
+            "type": "pages" if block.error.code in _PAGES_CODES else "messenger",
+            "call_count": 100 + block.calls,
+            "total_cputime": 25,
+            "total_time": 25,
+            "estimated_time_to_regain_access": max(1, math.ceil((block.until - self._clock()) / 60)),
+        }
+
+    def app_usage(self) -> dict[str, int] | None:
+        """`X-App-Usage` while the app is blocked. It does not tell how long."""
+        block = self._in_force(APP)
+        return None if block is None else app_usage(100 + block.calls)
+
+    def clear(self) -> None:
+        self._blocks.clear()
+
+    def _in_force(self, scope: str) -> Block | None:
+        block = self._blocks.get(scope)
+        if block is not None and self._clock() >= block.until:
+            del self._blocks[scope]
+            return None
+        return block

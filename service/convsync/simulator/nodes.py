@@ -15,12 +15,11 @@ from typing import Any
 from convsync.simulator.errors import unknown_field
 from convsync.simulator.fields import Field, Fields, parse_fields
 from convsync.simulator.messages import Message
-from convsync.simulator.paging import Link, encode_cursor, paging, requested_slice
+from convsync.simulator.paging import Key, Link, paging, requested_slice
 from convsync.simulator.population import Conversation, Population
 
 MESSAGE_DEFAULTS = parse_fields("id,created_time")
 CONVERSATION_DEFAULTS = parse_fields("id,updated_time")
-PAGE_DEFAULTS = parse_fields("id,name")
 _SHARE_DEFAULTS = frozenset({"id"})
 
 
@@ -38,11 +37,28 @@ def graph_time(ms: int) -> str:
 
 @dataclass(slots=True)
 class Reader:
-    """Who is reading: the inbox, how links are built, and the caps."""
+    """Who is reading: the inbox, how links are built, and the caps.
+
+    `readable` is of how many newest messages of a thread there are details, None for all.
+    """
 
     population: Population
     link: Link
     max_messages: int
+    cursor_generation: int = 0
+    readable: int | None = None
+    requests: float = 0.0
+
+    def list_of(self, owner: str) -> str:
+        """What the cursors of a list are bound to; another thing when all cursors given out have died."""
+        return f"{owner}~{self.cursor_generation}" if self.cursor_generation else owner
+
+    def oldest_readable(self, conversation: Conversation) -> Key | None:
+        """The place of the oldest message that there are details of; None: of all."""
+        if self.readable is None:
+            return None
+        newest = self.population.messages_newest_first(conversation, self.readable)[0]
+        return newest[-1].key if newest else None
 
 
 @dataclass(slots=True)
@@ -57,6 +73,11 @@ class _Thread:
 
 MessageField = Callable[[Message, _Thread], Any]
 ConversationField = Callable[[Conversation, Reader], Any]
+
+
+def folder(conversation: Conversation, requests: float) -> str:
+    """Where a thread lies: `requests` of all in `pending`, chosen by their number, the rest in `inbox`."""
+    return "pending" if conversation.index * 61 % 100 < requests * 100 else "inbox"
 
 
 # -- people
@@ -75,6 +96,9 @@ def person(conversation: Conversation) -> dict[str, Any] | None:
     shown: dict[str, Any] = {}
     if conversation.name is not None:
         shown["name"] = conversation.name
+    elif conversation.index % 2:
+        # No name is a missing key for one, an empty text for another (both shapes are inferred).
+        shown["name"] = ""
     if conversation.customer_id is not None:
         shown["email"] = f"{conversation.customer_id}@facebook.com"
         shown["id"] = conversation.customer_id
@@ -177,7 +201,14 @@ def _message_field(field: Field) -> MessageField:
 
             return replied
         case "is_unsupported":
-            return lambda message, thread: True if message.unsupported else None
+
+            def unsupported(message: Message, thread: _Thread) -> bool | str | None:
+                if not message.unsupported:
+                    return None
+                # A boolean in the documentation, the string "true" in a recorded answer.
+                return True if message.number % 2 else "true"
+
+            return unsupported
         case "story" | "thread_id":
             return lambda message, thread: None
     raise unknown_field(field.name, "UnifiedMessage")
@@ -202,7 +233,12 @@ def render_messages(
     view = _message_view(fields or MESSAGE_DEFAULTS)
     thread = _Thread(reader, conversation, person(conversation), page_person(reader.population))
     nodes = []
+    # "You can only get details about the 20 most recent": older ones "come back without fields".
+    oldest = reader.oldest_readable(conversation) if fields is not None else None
     for message in messages:
+        if oldest is not None and message.key < oldest:
+            nodes.append({"id": message.message_id})
+            continue
         node = {}
         for name, value_of in view:
             value = value_of(message, thread)
@@ -217,7 +253,7 @@ def messages_edge(
 ) -> dict[str, Any]:
     """A page of a thread, newest first: the answer of `/{conversation}/messages` and of the nested field."""
     owner = conversation.thread_id
-    part = requested_slice(owner, parameters, reader.max_messages)
+    part = requested_slice(reader.list_of(owner), parameters, reader.max_messages)
     found, newer, older = reader.population.messages_newest_first(
         conversation, part.limit, part.after, part.before
     )
@@ -227,7 +263,7 @@ def messages_edge(
     forwarded = {"limit": str(part.limit)}
     if fields is not None:
         forwarded["fields"] = fields.source
-    cursors = (encode_cursor(owner, found[0].key), encode_cursor(owner, found[-1].key))
+    cursors = part.cursors(found[0].key, found[-1].key, len(found))
     return {
         "data": data,
         "paging": paging(reader.link, f"{owner}/messages", forwarded, cursors, newer, older),
@@ -285,7 +321,13 @@ def _conversation_field(field: Field) -> ConversationField:
                 f"/{reader.population.page_id}/inbox/{reader.population.scramble(conversation.index, 2)}/"
             )
         case "participants" | "senders":
-            return lambda conversation, reader: _wrap(names, _participants(conversation, reader))
+
+            def people(conversation: Conversation, reader: Reader) -> dict[str, Any] | None:
+                if conversation.kind == "gone" and conversation.index % 2:
+                    return None
+                return _wrap(names, _participants(conversation, reader))
+
+            return people
         case "former_participants":
             return lambda conversation, reader: {"data": []}
         case "can_reply":
@@ -293,7 +335,7 @@ def _conversation_field(field: Field) -> ConversationField:
         case "is_subscribed":
             return lambda conversation, reader: True
         case "folder":
-            return lambda conversation, reader: "inbox"
+            return lambda conversation, reader: folder(conversation, reader.requests)
         case "messages":
             return _nested_messages(field)
         case "name" | "wallpaper" | "linked_group" | "is_owner" | "tags":

@@ -1,7 +1,7 @@
 """Cursors, limits and the `paging` object of Graph lists.
 
-A cursor is opaque to the client. Inside it is the place of an item (time and number) and the list it belongs
-to, so that a cursor of another list is refused.
+A cursor is opaque to the client. Inside it are the list it belongs to, so that a cursor of another list is
+refused, the place of an item in it (time and number), and how many items lie before it on this walk.
 """
 
 from __future__ import annotations
@@ -19,44 +19,68 @@ DEFAULT_LIMIT = 25
 Key = tuple[int, int]
 
 
-def encode_cursor(owner: str, key: Key) -> str:
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What is inside a cursor. `depth` counts the items a walk has passed when it goes on from here."""
+
+    owner: str
+    key: Key
+    depth: int = 0
+
+    @property
+    def text(self) -> str:
+        plain = f"{self.owner}:{self.key[0]:x}:{self.key[1]:x}:{self.depth:x}"
+        return base64.urlsafe_b64encode(plain.encode()).decode("ascii").rstrip("=") + "ZD"
+
+
+def encode_cursor(owner: str, key: Key, depth: int = 0) -> str:
     """The cursor of an item in the list of `owner`."""
-    return (
-        base64.urlsafe_b64encode(f"{owner}:{key[0]:x}:{key[1]:x}".encode()).decode("ascii").rstrip("=") + "ZD"
-    )
+    return Cursor(owner, key, depth).text
 
 
-def decode_cursor(owner: str, cursor: str) -> Key:
-    """The place a cursor stands for. Raises GraphError 100 for anything `encode_cursor` did not make for
-    `owner`.
-    """
+def read_cursor(text: str) -> Cursor:
+    """What a cursor holds, of whatever list. Raises GraphError 100 for what `encode_cursor` did not make."""
     try:
-        raw = cursor.removesuffix("ZD")
-        given, moment, number = (
-            base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode("ascii").split(":")
-        )
-        key = (int(moment, 16), int(number, 16))
+        raw = text.removesuffix("ZD")
+        plain = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode("ascii")
+        owner, moment, number, depth = plain.split(":")
+        cursor = Cursor(owner, (int(moment, 16), int(number, 16)), int(depth, 16))
     except ValueError:
         raise bad_cursor() from None
-    if given != owner or encode_cursor(owner, key) != cursor:
+    if cursor.text != text:
         raise bad_cursor()
-    return key
+    return cursor
 
 
-def cursor_just_before(cursor: str) -> str:
-    """The cursor after which the item of `cursor` is the first to come."""
-    raw = cursor.removesuffix("ZD")
-    owner, moment, number = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode("ascii").split(":")
-    return encode_cursor(owner, (int(moment, 16), int(number, 16) + 1))
+def decode_cursor(owner: str, text: str) -> Cursor:
+    """What a cursor holds. Raises GraphError 100 for one of another list."""
+    cursor = read_cursor(text)
+    if cursor.owner != owner:
+        raise bad_cursor()
+    return cursor
+
+
+def cursor_just_before(text: str) -> str:
+    """The cursor after which the item of `text` is the first to come."""
+    cursor = read_cursor(text)
+    return encode_cursor(cursor.owner, (cursor.key[0], cursor.key[1] + 1), cursor.depth)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Which part of a list was asked for."""
+    """Which part of the list of `owner` was asked for. `depth` items were passed on the way here."""
 
+    owner: str
     limit: int
     after: Key | None
     before: Key | None
+    depth: int = 0
+
+    def cursors(self, first: Key, last: Key, count: int) -> tuple[str, str]:
+        """The cursors of a page of `count` items from `first` to `last`."""
+        return encode_cursor(self.owner, first, self.depth), encode_cursor(
+            self.owner, last, self.depth + count
+        )
 
 
 def requested_slice(owner: str, parameters: Mapping[str, str], cap: int) -> Slice:
@@ -71,10 +95,14 @@ def requested_slice(owner: str, parameters: Mapping[str, str], cap: int) -> Slic
         if limit <= 0:
             limit = DEFAULT_LIMIT
     after, before = parameters.get("after"), parameters.get("before")
+    forward = decode_cursor(owner, after) if after else None
+    backward = decode_cursor(owner, before) if before else None
     return Slice(
+        owner,
         min(limit, cap),
-        decode_cursor(owner, after) if after else None,
-        decode_cursor(owner, before) if before else None,
+        forward.key if forward else None,
+        backward.key if backward else None,
+        forward.depth if forward else 0,
     )
 
 
