@@ -115,6 +115,23 @@ async def test_a_reset_connection_and_a_truncated_answer_break_the_client(
     assert (await call(simulator, session))[0] == 200
 
 
+async def test_a_trickled_answer_never_pauses_for_long_and_takes_its_time(
+    simulator: Simulator, session: aiohttp.ClientSession
+) -> None:
+    whole = (await call(simulator, session))[1]
+    simulator.faults.add("/conversations", "trickle", times=1, seconds=0.4)
+    started = time.monotonic()
+    url = f"{simulator.url}/v26.0/{simulator.page.page_id}/conversations"
+    pieces: list[bytes] = []
+    async with session.get(url, params={"access_token": simulator.page.token}) as answer:
+        assert answer.status == 200
+        begun = time.monotonic() - started
+        pieces = [piece async for piece in answer.content.iter_any()]
+    assert b"".join(pieces) == whole
+    assert len(pieces) > 5
+    assert begun < 0.3 < time.monotonic() - started
+
+
 async def test_a_delay_answers_late_and_a_hang_does_not_hold_up_the_end() -> None:
     config = SimulatorConfig(port=0, conversations=3, calls_per_second=0)
     simulator = await Simulator(config).start()
@@ -147,6 +164,32 @@ async def test_too_much_data_fails_until_less_is_asked_for(
         if status == 500:
             assert body["error"]["code"] == 1
             assert "reduce the amount of data" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_too_much_data_is_told_in_one_text_or_the_other(
+    simulator: Simulator, session: aiohttp.ClientSession, hidden: bool
+) -> None:
+    simulator.faults.add("", "reduce_data", nodes=100, hidden=hidden)
+    token = simulator.page.token
+    thread_id = simulator.population.conversations[0].thread_id
+    page_id = simulator.page.page_id
+    for path, query, status in (
+        (f"{page_id}/conversations", {"fields": "messages.limit(3)"}, 200),
+        (f"{page_id}/conversations", {"fields": "messages.limit(4)"}, 500),
+        (f"{page_id}/conversations", {"fields": "messages.limit(4)", "limit": "20"}, 200),
+        (f"{thread_id}/messages", {"limit": "101"}, 500),
+        (thread_id, {"fields": "messages.limit(100)"}, 500),
+        (thread_id, {"fields": "messages.limit(99)"}, 200),
+        ("me", {"fields": "conversations.limit(10){messages.limit(10)}"}, 500),
+        ("", {"ids": f"{thread_id},{thread_id}", "fields": "messages.limit(50)"}, 500),
+    ):
+        async with session.get(f"{simulator.url}/{path}", params={"access_token": token, **query}) as answer:
+            assert answer.status == status, query
+            if status == 500:
+                error = (await answer.json())["error"]
+                assert ("reduce" in error["message"]) != hidden
+                assert ("reduce" in error.get("error_user_msg", "")) == hidden
 
 
 async def test_empty_and_short_pages_lose_nothing_for_a_client_that_follows_next(

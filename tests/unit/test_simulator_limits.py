@@ -9,10 +9,13 @@ from random import Random
 
 import aiohttp
 import pytest
+from graph_reader import reading
 
-from convsync.simulator import Simulator, SimulatorConfig
+from convsync.simulator import Simulator, SimulatorConfig, default_pages
+from convsync.simulator.catalogue import named
 from convsync.simulator.errors import GraphError
-from convsync.simulator.limits import PageLimits
+from convsync.simulator.limits import Blocks, PageLimits
+from convsync.simulator.rules import GraphRules
 
 
 class Clock:
@@ -147,3 +150,99 @@ async def test_a_fast_client_is_refused_over_http_and_recorded() -> None:
                 usage = answer.headers.get("X-Business-Use-Case-Usage")
         assert usage is not None
         assert json.loads(usage)[simulator.page.page_id][0]["type"] == "messenger"
+
+
+def test_a_block_ends_and_grows_with_each_call_made_into_it() -> None:
+    clock = Clock()
+    blocks = Blocks(clock)
+    blocks.begin("1", named("messenger_limit"), 60, 10)
+    assert blocks.check("2") is None
+    clock.now += 59
+    refused = blocks.check("1")
+    assert refused is not None
+    assert refused.code == 80006
+    clock.now += 2
+    assert blocks.check("1") is not None, "the call before has moved the end"
+    clock.now += 20
+    assert blocks.check("1") is None
+
+
+def test_a_block_tells_the_minutes_that_are_left() -> None:
+    clock = Clock()
+    blocks = Blocks(clock)
+    blocks.begin("1", named("messenger_limit"), 600, 90)
+    told = blocks.usage("1")
+    assert told is not None
+    assert (told["type"], told["call_count"], told["estimated_time_to_regain_access"]) == (
+        "messenger",
+        100,
+        10,
+    )
+    blocks.check("1")
+    longer = blocks.usage("1")
+    assert longer is not None
+    assert (longer["call_count"], longer["estimated_time_to_regain_access"]) == (101, 12)
+    clock.now += 690
+    assert blocks.usage("1") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "status", "header"),
+    [
+        ("app_limit", 4, 403, "X-App-Usage"),
+        ("user_limit", 17, 400, "X-App-Usage"),
+        ("page_limit", 32, 400, "pages"),
+        ("call_rate", 613, 400, "messenger"),
+        ("pages_limit", 80001, 400, "pages"),
+        ("messenger_limit", 80006, 400, "messenger"),
+    ],
+)
+async def test_a_blocked_page_is_refused_and_told_with_every_answer(
+    name: str, code: int, status: int, header: str
+) -> None:
+    async with reading(pages=default_pages(2)) as reader:
+        other = reader.simulator.config.pages[1]
+        reader.simulator.faults.add("/conversations", "block", times=1, name=name, seconds=600, grow=60)
+        answers = [await reader.call(reader.list), await reader.call("me")]
+        for got, document, headers in answers:
+            assert (got, document["error"]["code"]) == (status, code)
+            if header == "X-App-Usage":
+                assert json.loads(headers["X-App-Usage"])["call_count"] >= 100
+                assert "X-Business-Use-Case-Usage" not in headers
+            else:
+                (usage,) = json.loads(headers["X-Business-Use-Case-Usage"])[reader.page_id]
+                assert usage["type"] == header
+                assert usage["call_count"] >= 100
+                assert 10 <= usage["estimated_time_to_regain_access"] <= 11
+        log = list(reader.simulator.calls.calls)
+        assert [one.blocked for one in log] == [False, True]
+        # The codes of the app hold for all its Pages, the others for one.
+        elsewhere = (await reader.call(f"{other.page_id}/conversations", access_token=other.token))[0]
+        assert elsewhere == (status if code in (4, 17) else 200)
+        reader.simulator.faults.clear()
+        assert (await reader.call(reader.list))[0] == 200
+
+
+async def test_several_ids_count_as_several_calls() -> None:
+    async with reading(calls_per_second=2.0) as reader:
+        ids = ",".join(one.thread_id for one in reader.simulator.population.conversations[:2])
+        assert (await reader.call("", ids=ids))[0] == 200
+        assert (await reader.call("", ids=ids))[1]["error"]["code"] == 613
+    async with reading() as reader:
+        error = await reader.error("", ids=",".join(str(number) for number in range(51)))
+        assert "Maximum: 50" in error["message"]
+
+
+async def test_tokens_of_people_and_apps_have_an_allowance_of_their_own() -> None:
+    async with reading(graph=GraphRules(app_hourly_calls=20)) as reader:
+        token = reader.simulator.config.graph.user_token
+        percents = []
+        for _ in range(20):
+            status, _, headers = await reader.call("me", access_token=token)
+            assert status == 200
+            percents.append(json.loads(headers.get("X-App-Usage", "{}")).get("call_count"))
+        assert percents == [None] * 9 + list(range(50, 101, 5))
+        status, document, headers = await reader.call("me", access_token=token)
+        assert (status, document["error"]["code"]) == (403, 4)
+        assert json.loads(headers["X-App-Usage"])["call_count"] > 100
+        assert (await reader.call(reader.list))[0] == 200, "a Page's token is not under it"

@@ -20,7 +20,6 @@ from convsync.simulator.errors import GraphError
 from convsync.simulator.fields import Fields, FieldSyntaxError, parse_fields
 from convsync.simulator.paging import Link
 from convsync.simulator.population import Population
-from convsync.simulator.rules import TWENTY
 from convsync.simulator.state import SimulatorState
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
@@ -74,7 +73,7 @@ class GraphCall:
             self.link,
             config.max_messages_per_call,
             cursor_generation=self.state.faults.cursor_generation,
-            readable=TWENTY if "messenger" in config.graph.twenty_messages else None,
+            readable=config.graph.readable("messenger"),
             requests=config.graph.requests,
         )
 

@@ -13,8 +13,11 @@ from aiohttp import web
 
 from convsync.simulator.config import LifePlan
 from convsync.simulator.faults import FaultError
+from convsync.simulator.lists import is_listed
 from convsync.simulator.messages import Message
+from convsync.simulator.nodes import oldest_readable
 from convsync.simulator.population import Conversation, Population
+from convsync.simulator.rules import DEFAULT_RULES, GraphRules
 from convsync.simulator.state import STATE, SimulatorState
 from convsync.simulator.timeline import TIMELINE
 from convsync.simulator.traffic import UnknownKindError, live_traffic
@@ -23,9 +26,9 @@ from convsync.simulator.webhook_faults import WebhookFaultError
 _TRUTH_CHUNK = 200
 
 
-def truth_message(message: Message) -> dict[str, Any]:
+def truth_message(message: Message, readable: bool = True) -> dict[str, Any]:
     """What a mirror must hold of a message. `created_time` is Unix milliseconds; `deleted` ones must not be
-    live in a mirror; `readable` false would mean that Graph shows it to nobody.
+    live in a mirror; `readable` false means that Graph shows it to nobody.
     """
     return {
         "id": message.message_id,
@@ -37,18 +40,22 @@ def truth_message(message: Message) -> dict[str, Any]:
         "postback": message.postback_payload is not None,
         "edits": message.edits,
         "deleted": message.deleted,
-        "readable": True,
+        "readable": readable,
     }
 
 
-def truth_conversation(population: Population, conversation: Conversation) -> dict[str, Any]:
+def truth_conversation(
+    population: Population, conversation: Conversation, rules: GraphRules = DEFAULT_RULES
+) -> dict[str, Any]:
     """What a mirror must hold of a thread, messages oldest first. `customer_id` and `name` are null where
     Graph has none; `updated_time` is Unix milliseconds; `position` is where the truth is read on from.
     """
     customer_id = conversation.customer_id
+    listed = is_listed(conversation, rules.requests)
+    oldest = oldest_readable(conversation, rules.readable("messenger"))
     messages = []
     for message in population.all_messages(conversation):
-        row = truth_message(message)
+        row = truth_message(message, listed and (oldest is None or message.key >= oldest))
         row["from_id"] = population.page_id if message.outbound else customer_id
         messages.append(row)
     return {
@@ -94,7 +101,8 @@ async def truth(request: web.Request) -> web.StreamResponse:
     start = _number(request, "after", -1) + 1
     limit = _number(request, "limit", 0)
     if limit > 0:
-        rows = [truth_conversation(population, one) for one in population.iterate(start, limit)]
+        rules = _state(request).config.graph
+        rows = [truth_conversation(population, one, rules) for one in population.iterate(start, limit)]
         following = rows[-1]["position"] if len(rows) == limit else None
         return _json({"page_id": population.page_id, "conversations": rows, "next": following})
     return await _stream_truth(request, population, population.iterate(start))
@@ -109,8 +117,9 @@ async def _stream_truth(
     await response.write(head[:-1] + b',"conversations":[')
     chunk: list[bytes] = []
     first = True
+    rules = _state(request).config.graph
     for conversation in conversations:
-        chunk.append(orjson.dumps(truth_conversation(population, conversation)))
+        chunk.append(orjson.dumps(truth_conversation(population, conversation, rules)))
         if len(chunk) == _TRUTH_CHUNK:
             await response.write((b"" if first else b",") + b",".join(chunk))
             chunk, first = [], False

@@ -210,7 +210,7 @@ def _visible(call: GraphCall, message_id: str) -> tuple[Conversation, Message] |
     found = call.population.find_message(message_id)
     if found is None or found[1].deleted:
         return None
-    oldest = call.reader.oldest_readable(found[0])
+    oldest = nodes.oldest_readable(found[0], call.reader.readable)
     if oldest is not None and found[1].key < oldest:
         raise errors.message_deleted()
     return found

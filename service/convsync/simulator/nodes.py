@@ -53,13 +53,6 @@ class Reader:
         """What the cursors of a list are bound to; another thing when all cursors given out have died."""
         return f"{owner}~{self.cursor_generation}" if self.cursor_generation else owner
 
-    def oldest_readable(self, conversation: Conversation) -> Key | None:
-        """The place of the oldest message that there are details of; None: of all."""
-        if self.readable is None:
-            return None
-        newest = self.population.messages_newest_first(conversation, self.readable)[0]
-        return newest[-1].key if newest else None
-
 
 @dataclass(slots=True)
 class _Thread:
@@ -73,6 +66,14 @@ class _Thread:
 
 MessageField = Callable[[Message, _Thread], Any]
 ConversationField = Callable[[Conversation, Reader], Any]
+
+
+def oldest_readable(conversation: Conversation, readable: int | None) -> Key | None:
+    """The place of the oldest message with details, if the `readable` newest have any; None: all have."""
+    if readable is None:
+        return None
+    newest = conversation.population.messages_newest_first(conversation, readable)[0]
+    return newest[-1].key if newest else None
 
 
 def folder(conversation: Conversation, requests: float) -> str:
@@ -234,7 +235,7 @@ def render_messages(
     thread = _Thread(reader, conversation, person(conversation), page_person(reader.population))
     nodes = []
     # "You can only get details about the 20 most recent": older ones "come back without fields".
-    oldest = reader.oldest_readable(conversation) if fields is not None else None
+    oldest = oldest_readable(conversation, reader.readable) if fields is not None else None
     for message in messages:
         if oldest is not None and message.key < oldest:
             nodes.append({"id": message.message_id})

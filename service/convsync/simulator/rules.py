@@ -37,5 +37,9 @@ class GraphRules:
     app_hourly_calls: int | None = None
     requests: float = 0.0
 
+    def readable(self, platform: str) -> int | None:
+        """Of how many newest messages of a thread there are details, None for all."""
+        return TWENTY if platform in self.twenty_messages else None
+
 
 DEFAULT_RULES = GraphRules()
