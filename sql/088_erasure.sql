@@ -358,7 +358,7 @@ begin
       join convsync.erased_messages m
         on m.page_id = p.page_id and m.message_digest = sha256(v_key || convert_to(p.page_id || chr(30) || w.word, 'UTF8'))
     ) h;
-    if v_named is null or coalesce(convsync_api._letter_time(v_text) > v_erased_at, true) then
+    if v_named is null or coalesce(convsync_api._letter_time(v_text) > v_erased_at, false) then
       return;
     end if;
     foreach v_word in array v_named loop
