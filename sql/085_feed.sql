@@ -59,6 +59,36 @@ as $$
   select format('%s-%s-%s', p_epoch, p_xid, p_change_id);
 $$;
 
+create or replace function convsync_api._check_position(p_position text, p_name text)
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_epoch integer;
+  v_now_epoch integer;
+begin
+  if p_position is null or p_position !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
+    raise exception '% is not a position of this feed', p_name using errcode = 'ZC003', hint = p_name;
+  end if;
+  v_epoch := split_part(p_position, '-', 1)::integer;
+  v_now_epoch := convsync_api._epoch();
+  -- One that nobody was given yet would be answered with nothing, for ever. In an older epoch nothing is given any more, so any will do.
+  if v_epoch < v_now_epoch
+    or v_epoch = v_now_epoch and split_part(p_position, '-', 2)::xid8 < pg_snapshot_xmax(pg_current_snapshot()) then
+    return;
+  end if;
+  -- A standby may be behind the server that gave it; and where the data has just woken up in another cluster, its epoch is yet to begin.
+  if pg_is_in_recovery() or v_epoch = v_now_epoch
+    and exists (select from convsync.feed_epochs e where e.epoch = v_now_epoch and e.cluster <> convsync_api._cluster()) then
+    return;
+  end if;
+  raise exception '% is a position that this feed has not reached', p_name using errcode = 'ZC003', hint = p_name;
+end
+$$;
+
 create or replace function convsync_api._feed_end()
 returns text
 language sql
@@ -100,9 +130,7 @@ declare
   v_now_epoch integer;
 begin
   if p_after is not null and p_after <> '' then
-    if p_after !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
-      raise exception 'after is not a position of this feed' using errcode = 'ZC003', hint = 'after';
-    end if;
+    perform convsync_api._check_position(p_after, 'after');
     v_epoch := split_part(p_after, '-', 1)::integer;
     v_xid := split_part(p_after, '-', 2)::xid8;
     v_change_id := split_part(p_after, '-', 3)::bigint;
@@ -131,7 +159,7 @@ comment on function convsync_api.changes_after(text, integer, text[]) is
 $c$The changes after a position (null or empty: from the beginning of what is kept), at most p_limit (1 to 10000), in an order in which nothing
 can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
 message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. next_after is the opaque position to go on from. p_pages limits the
-feed to these Pages. Errors: ZC003; ZC006 if changes after that position have expired (detail: position, from which to go on once the mirror was
+feed to these Pages. Errors: ZC003 also for a position that the feed has not reached; ZC006 if changes after that position have expired (detail: position, from which to go on once the mirror was
 read again).$c$;
 
 create or replace function convsync_api.feed_position(p_consumer text)
@@ -157,9 +185,7 @@ begin
   if coalesce(p_consumer, '') = '' or length(p_consumer) > 200 then
     raise exception 'the name of a consumer has 1 to 200 characters' using errcode = 'ZC003', hint = 'consumer';
   end if;
-  if p_position is null or p_position !~ '^[0-9]{1,9}-[0-9]{1,19}-[0-9]{1,18}$' then
-    raise exception 'position is not a position of this feed' using errcode = 'ZC003', hint = 'position';
-  end if;
+  perform convsync_api._check_position(p_position, 'position');
   insert into convsync.feed_consumers as f (consumer, last_position, updated_at)
   values (p_consumer, p_position, convsync_api._now())
   on conflict on constraint feed_consumers_pkey do update
@@ -168,7 +194,7 @@ end
 $$;
 comment on function convsync_api.set_feed_position(text, text) is
 $c$Remembers how far a named consumer has come: call it after the work is done, and a consumer that crashes sees its last changes
-again (at least once). Errors: ZC003.$c$;
+again (at least once). Errors: ZC003 also for a position that the feed has not reached.$c$;
 
 create or replace function convsync_api.expire_changes(p_days integer, p_unread_days integer default null, p_limit integer default 10000)
 returns bigint

@@ -257,6 +257,73 @@ def test_what_is_no_position_is_refused(service: Connection, position: str) -> N
     assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "position")
 
 
+def refused_position(service: Connection, position: str) -> None:
+    """Nobody may read from there, and no consumer can stand there."""
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        changes(service, position)
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "after")
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        service.execute("select convsync_api.set_feed_position('crm', %s)", [position])
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "position")
+
+
+def taken_position(service: Connection, position: str) -> list[Json]:
+    """What is read from there, by request and by a consumer that stands there."""
+    service.execute("select convsync_api.set_feed_position('crm', %s)", [position])
+    assert call(service, "select convsync_api.feed_position('crm')") == position
+    return changes(service, position)
+
+
+def test_a_place_that_the_feed_has_not_reached_is_refused(service: Connection) -> None:
+    """It would be answered with nothing, for ever, and pass for a reader that has read everything."""
+    ingest(service, told("m_1"))
+    [known] = all_changes(service, 1)
+    epoch, xid, change = order(known["position"])
+    next_xid = int(call(service, "select pg_snapshot_xmax(pg_current_snapshot())::text"))
+    beyond = f"{epoch}-{next_xid + 1000}-1"
+    for position in ("999999999-1-1", f"{epoch + 1}-1-1", beyond, f"{epoch}-{2**63}-1"):
+        refused_position(service, position)
+    assert call(service, "select convsync_api.feed_position('crm')") is None
+    # what was there once, or could have been
+    for position in (f"{epoch}-{xid}-{change}", f"{epoch}-{next_xid - 1}-999999999"):
+        assert taken_position(service, position) == []
+    for position in ("0-0-0", f"{epoch}-1-1", f"{epoch}-{xid}-0"):
+        assert taken_position(service, position) == [known]
+
+
+def test_every_place_that_was_told_is_taken_at_once(connect: Connect, service: Connection) -> None:
+    """Also while transactions are open that have the numbers about it."""
+    open_one = connect("an open one")
+    ingest(service, told("m_1"))
+    open_one.execute("begin")
+    open_one.execute("select pg_current_xact_id()")
+    [known] = all_changes(service, 1)
+    assert taken_position(service, known["position"]) == []
+    open_one.execute("commit")
+    for number in range(20):
+        ingest(service, told(f"m_more_{number}", number))
+        newest = changes(service)[-1]["position"]
+        assert changes(service, newest) == []
+
+
+def test_places_of_an_older_epoch_stay_good_and_those_of_a_later_one_are_none(
+    service: Connection, owner: Connection
+) -> None:
+    ingest(service, told("m_1"))
+    all_changes(service, 1)
+    wake_up_elsewhere(owner, 1_000_000)
+    [row] = rows(owner, "select epoch, xid::text, change_id from convsync.conversation_changes")
+    position = f"{row['epoch']}-{row['xid']}-{row['change_id']}"
+    # between the restore and the start of the service, and after it
+    assert taken_position(service, position) == []
+    refused_position(service, f"{row['epoch'] + 1}-1-1")
+    assert call(service, "select convsync_api.begin_feed_epoch()") == 2
+    ingest(service, told("m_2", 1))
+    assert eventually(lambda: taken_position(service, position))
+    refused_position(service, "3-1-1")
+    refused_position(service, f"2-{row['xid']}-1")
+
+
 def test_a_named_consumer_goes_on_where_it_said(service: Connection) -> None:
     def stands(consumer: str) -> Any:
         return call(service, "select convsync_api.feed_position(%(c)s)", c=consumer)
