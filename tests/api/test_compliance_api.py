@@ -81,6 +81,9 @@ async def test_a_request_of_somebody_unknown_or_again_is_answered_too(api: Api, 
         answer = await post(api, DELETION, signed(user_id=PERSON))
         assert answer.status == 200
         codes.add(answer.json["confirmation_code"])
+        page = await api("GET", urlsplit(answer.json["url"]).path, key="")
+        assert "nothing was found" in page.body.decode()
+        assert "completed" not in page.body.decode()
     assert len(codes) == 2
     rows = owner.execute("select contacts, person_digest from convsync.deletion_requests").fetchall()
     assert [row["contacts"] for row in rows] == [0, 0]

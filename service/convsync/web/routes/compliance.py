@@ -35,8 +35,9 @@ async def delete_data(request: web.Request) -> web.Response:
     if "user_id" not in payload:
         raise BadRequest("the request names no user_id")
     done = await request.app[STORE].request_deletion(app_user_id=payload["user_id"])
-    _log.info("deletion_requested", code=done["confirmation_code"], contacts=done["contacts"])
-    code = done["confirmation_code"]
+    code, contacts = done["confirmation_code"], done["contacts"]
+    # Meta names people by an id of the app's, Pages know them by another: then somebody has to look.
+    (_log.info if contacts else _log.warning)("deletion_requested", code=code, contacts=contacts)
     origin = request.app[SETTINGS].public_url or f"{request.scheme}://{request.host}"
     url = f"{origin}/api/facebook/deletion-status/{code}"
     return web.json_response({"url": url, "confirmation_code": code})
@@ -46,9 +47,17 @@ async def delete_data(request: web.Request) -> web.Response:
 async def deletion_status(request: web.Request) -> web.Response:
     """A page a person can read, by the code they were given."""
     done = await request.app[STORE].deletion_status(confirmation_code=request.match_info["code"])
-    text = f"Deletion request {done['confirmation_code']}\nreceived {done['requested_at']}\n" + (
-        f"completed {done['completed_at']}\n" if done["completed_at"] else "in progress\n"
-    )
+    text = f"Deletion request {done['confirmation_code']}\nreceived {done['requested_at']}\n"
+    if not done["completed_at"]:
+        text += "in progress\n"
+    elif done["contacts"]:
+        text += f"completed {done['completed_at']}\n"
+    else:
+        text += (
+            "nothing was found under the id that the request names\n"
+            "A Page knows the people who write to it by another id than the app does. If you wrote to a Page\n"
+            "of this business, ask it to delete your conversation, and name the Page and yourself.\n"
+        )
     return web.Response(text=text, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
 
