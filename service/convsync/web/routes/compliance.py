@@ -55,7 +55,7 @@ async def deletion_status(request: web.Request) -> web.Response:
     else:
         text += (
             "nothing was found under the id that the request names\n"
-            "A Page knows the people who write to it by another id than the app does. If you wrote to a Page\n"
+            "A Page knows the people who write to it by another id than the app does. If you wrote to one\n"
             "of this business, ask it to delete your conversation, and name the Page and yourself.\n"
         )
     return web.Response(text=text, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
