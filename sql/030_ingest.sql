@@ -27,14 +27,14 @@ begin
   -- the plan that is kept may read a whole Page for each key. Autovacuum comes within minutes; the first thousand
   -- conversations come within seconds. So a small table that has grown fourfold is analyzed here, and its plans made anew.
   for v_table in
-    select c.oid::regclass::text
+    select c.relname
     from pg_class c
     where c.oid in ('convsync.messenger_conversations'::regclass, 'convsync.contact_interaction_events'::regclass,
         'convsync.pending_amendments'::regclass)
       and pg_relation_size(c.oid) between 32768 * greatest(c.relpages, 0.5) and 2097152
   loop
     if pg_try_advisory_xact_lock(1668183670, 4) then
-      execute 'analyze (skip_locked) ' || v_table;
+      execute format('analyze (skip_locked) convsync.%I', v_table);
     end if;
   end loop;
 end
