@@ -90,10 +90,6 @@ class WaitingRoom:
         self.queued += len(facts)
         return entry
 
-    def is_open(self, entry: Entry) -> bool:
-        """Whether it is not settled yet."""
-        return entry in self._open
-
     def put_back(self, entry: Entry) -> None:
         """One that was taken and is not settled queues again, as the first of its Page."""
         self._queue(entry).appendleft(entry)
