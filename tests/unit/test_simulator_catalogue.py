@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from graph_reader import reading
 
 from convsync.simulator.catalogue import CATALOGUE
-from convsync.simulator.faults import FaultError, Faults
+from convsync.simulator.drift import KINDS, NO_ID
+from convsync.simulator.faults import ACTIONS, FaultError, Faults
 
 # Code, subcode, status, is_transient and words of one of the three texts: written down from the sources, not
 # from the catalogue.
@@ -104,6 +107,20 @@ def test_every_error_has_a_source_and_is_its_own_object_each_time() -> None:
     for name, entry in CATALOGUE.items():
         assert entry.source, name
         assert entry.make() is not entry.make()
+
+
+def test_the_manual_has_every_action_and_every_error_and_tells_what_is_invented() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in manual.splitlines() if line.startswith("| `")}
+    for action in ACTIONS:
+        assert f"`{action}`" in rows, action
+    for name, entry in CATALOGUE.items():
+        assert rows[f"`{name}`"].rstrip("| ").endswith(f"| {entry.source} | {entry.invented}".rstrip("| ")), (
+            name
+        )
+        assert f"| {entry.make().http} |" in rows[f"`{name}`"], name
+    for kind in (*KINDS, NO_ID):
+        assert f"`{kind}`" in rows["`drift`"], kind
 
 
 async def test_what_a_fault_says_itself_goes_before_the_catalogue() -> None:

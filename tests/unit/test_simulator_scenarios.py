@@ -475,3 +475,25 @@ async def test_the_command_starts_a_scenario() -> None:
     finally:
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+def test_a_scenario_sets_the_standing_rules_of_graph() -> None:
+    text = 'why = "x"\n[graph]\ntwenty_messages = ["messenger"]\nrequests = 0.25\napp_hourly_calls = 9\n'
+    rules = parse_scenario(text, "rules").config.graph
+    assert rules.twenty_messages == frozenset({"messenger"})
+    assert (rules.requests, rules.app_hourly_calls) == (0.25, 9)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "twenty_messages = 3",
+        'twenty_messages = "messenger"',
+        'twenty_messages = ["pigeon"]',
+        "requests = 2",
+        "app_hourly_calls = -1",
+    ],
+)
+def test_a_rule_of_graph_that_makes_no_sense_is_refused_by_its_place(line: str) -> None:
+    with pytest.raises(ScenarioError, match=r"^graph\." + line.split()[0]):
+        parse_scenario(f'why = "x"\n[graph]\n{line}\n', "rules")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,9 +19,15 @@ class Receiver:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.url = ""
+        self.open = asyncio.Event()
+        """Nothing is taken before this is set."""
+        self.open.set()
+        self.arrived = asyncio.Event()
 
     async def take(self, request: web.Request) -> web.Response:
         document = json.loads(await request.read())
+        self.arrived.set()
+        await self.open.wait()
         self.events += [event for entry in document["entry"] for event in entry["messaging"]]
         return web.Response()
 
@@ -134,3 +141,29 @@ async def test_what_cannot_be_sent_is_refused_and_nothing_appears(
     assert (await reader.error("me/messages", "POST", **person_sends))["error_subcode"] == 33
     assert reader.simulator.population.message_total() == before
     assert receiver.events == []
+
+
+async def test_the_echo_comes_before_the_answer_or_after_it(receiver: Receiver) -> None:
+    for first in (True, False):
+        receiver.events.clear()
+        receiver.open.clear()
+        async with reading(webhooks_to=receiver.url, subscribed=True, echo_before_answer=first) as reader:
+            call = asyncio.create_task(
+                reader.ok(
+                    "me/messages",
+                    "POST",
+                    recipient=json.dumps({"id": somebody(reader)}),
+                    message='{"text": "hello"}',
+                )
+            )
+            if first:
+                await receiver.arrived.wait()
+                assert not call.done(), "the answer waits for the echo"
+                receiver.open.set()
+                await call
+            else:
+                await call
+                assert receiver.events == [], "the answer does not wait for the echo"
+                receiver.open.set()
+                await reader.simulator.webhooks.settle()
+            assert [one["message"]["text"] for one in receiver.events] == ["hello"]

@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from convsync.simulator.catalogue import CATALOGUE, named
+from convsync.simulator.drift import KINDS, NO_ID, drifted
 from convsync.simulator.errors import GraphError
 from convsync.simulator.fields import Fields, FieldSyntaxError, parse_fields
 from convsync.simulator.limits import Blocks
@@ -301,6 +302,13 @@ async def _empty_page(fault: Fault, hit: Hit, answer: web.Response) -> web.Strea
     return web.Response(body=orjson.dumps(page), content_type="application/json", charset="UTF-8")
 
 
+async def _drift(fault: Fault, hit: Hit, answer: web.Response) -> web.StreamResponse:
+    """Another schema than yesterday's, see `drift.py`."""
+    kinds = fault.params.get("kinds", [*KINDS, NO_ID])
+    document = drifted(orjson.loads(_bytes(answer)), kinds, int(fault.params.get("item", 0)))
+    return web.Response(body=orjson.dumps(document), content_type="application/json", charset="UTF-8")
+
+
 def _short_page(fault: Fault, hit: Hit) -> None:
     """Fewer items than asked for, though there are more."""
     hit.call.parameters = {**hit.call.parameters, "limit": str(fault.params.get("limit", 1))}
@@ -330,7 +338,12 @@ BEFORE: dict[str, Before] = {
     "delay": _delay,
     "reset": _reset,
 }
-ANSWER: dict[str, Answer] = {"truncate": _truncate, "trickle": _trickle, "empty_page": _empty_page}
+ANSWER: dict[str, Answer] = {
+    "truncate": _truncate,
+    "trickle": _trickle,
+    "empty_page": _empty_page,
+    "drift": _drift,
+}
 ACTIONS = frozenset({*REWRITE, *BEFORE, *ANSWER})
 
 
@@ -359,14 +372,19 @@ class Faults:
         """Plant a fault. Raises FaultError for an unknown action or error, or a bad expression."""
         if action not in ACTIONS:
             raise FaultError(f"unknown action {action!r}; known: {', '.join(sorted(ACTIONS))}")
-        name = {**(params or {}), **more}.get("name")
+        given = {**(params or {}), **more}
+        name = given.get("name")
         if name is not None and name not in CATALOGUE:
             raise FaultError(f"unknown error {name!r}; known: {', '.join(sorted(CATALOGUE))}")
+        kinds = given.get("kinds", [])
+        known = {*KINDS, NO_ID}
+        if not isinstance(kinds, list) or not known.issuperset(kinds):
+            raise FaultError(f"kinds is a list of {', '.join(sorted(known))}")
         try:
             pattern = re.compile(match)
         except re.error as error:
             raise FaultError(f"match is no regular expression: {error}") from error
-        fault = Fault(next(self._ids), pattern, action, after, times, {**(params or {}), **more})
+        fault = Fault(next(self._ids), pattern, action, after, times, given)
         self._faults.append(fault)
         return fault
 

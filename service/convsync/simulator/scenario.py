@@ -153,6 +153,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _platforms(value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(one in ("messenger", "instagram") for one in value):
+        raise ValueError('a list of "messenger" and "instagram" is wanted')
+    return frozenset(value)
+
+
 def _like(default: Any) -> Check:
     """The check of a setting by the type of its default; what is off by default (None) is a whole number."""
     if isinstance(default, bool):
@@ -200,7 +206,8 @@ def _rule_fields() -> dict[str, Check]:
     rules = _defaults().get("graph")
     if not dataclasses.is_dataclass(rules) or isinstance(rules, type):
         return {}
-    return {field.name: _like(getattr(rules, field.name)) for field in dataclasses.fields(rules)}
+    likely = {field.name: _like(getattr(rules, field.name)) for field in dataclasses.fields(rules)}
+    return likely | {"twenty_messages": _platforms, "requests": _number_from(0, 1)}
 
 
 def _rules(table: Mapping[str, Any]) -> dict[str, Any]:

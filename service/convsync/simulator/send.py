@@ -21,8 +21,8 @@ _KINDS = {"image": "image", "video": "video", "audio": "audio", "file": "file", 
 
 
 async def send_message(call: GraphCall) -> dict[str, Any]:
-    """`POST /{page}/messages`: `{"recipient_id", "message_id"}`. The echo is sent to the callback first: it
-    has been seen to come before the answer, and what survives that survives the other order too.
+    """`POST /{page}/messages`: `{"recipient_id", "message_id"}`. The echo is sent to the callback
+    before the answer, as has been seen, or after it (`echo_before_answer`).
     """
     recipient = _object(call, "recipient")
     if recipient is None:
@@ -48,7 +48,7 @@ async def send_message(call: GraphCall) -> dict[str, Any]:
         app_id=int(call.state.config.app_id),
         metadata=metadata if isinstance(metadata, str) else None,
     )
-    await call.state.webhooks.send(call.population.page_id, [echo])
+    await call.state.webhooks.send_echo(call.population.page_id, echo)
     return {"recipient_id": conversation.psid, "message_id": sent.message_id}
 
 
