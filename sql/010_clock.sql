@@ -11,6 +11,25 @@ as $$
   select coalesce(nullif(current_setting('convsync.now', true), '')::timestamptz, clock_timestamp());
 $$;
 
+create or replace function convsync_api._expired_before(p_days integer, p_lock integer)
+returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_days is null or p_days < 1 then
+    raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
+  end if;
+  -- One at a time. Null, before which nothing is, if another janitor or a writer of the same is at it: tomorrow is early enough.
+  if pg_try_advisory_xact_lock(1668183670, p_lock) then
+    return convsync_api._now() - p_days * interval '1 day';
+  end if;
+  return null;
+end
+$$;
+
 create or replace function convsync_api._epoch()
 returns integer
 language sql

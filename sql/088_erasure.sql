@@ -674,17 +674,11 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_before timestamptz := convsync_api._expired_before(p_days, 13);
   v_gone bigint;
 begin
-  if p_days is null or p_days < 1 then
-    raise exception 'days must be 1 or more' using errcode = 'ZC003', hint = 'p_days';
-  end if;
-  -- One janitor at a time; another one finds nothing to do.
-  if not pg_try_advisory_xact_lock(1668183670, 13) then
-    return 0;
-  end if;
   delete from convsync.pending_amendments a
-  where a.first_seen_at < convsync_api._now() - p_days * interval '1 day';
+  where a.first_seen_at < v_before;
   get diagnostics v_gone = row_count;
   return v_gone;
 end

@@ -303,7 +303,8 @@ def test_every_place_that_was_told_is_taken_at_once(connect: Connect, service: C
     for number in range(20):
         ingest(service, told(f"m_more_{number}", number))
         newest = changes(service)[-1]["position"]
-        assert changes(service, newest) == []
+        # A transaction in another database of the server may have held some back until now.
+        assert all(order(row["position"]) > order(newest) for row in changes(service, newest))
 
 
 def test_places_of_an_older_epoch_stay_good_and_those_of_a_later_one_are_none(
