@@ -210,6 +210,55 @@ async def test_a_batch_smaller_than_the_one_under_way_waits_for_it() -> None:
         database.gate.set()
 
 
+class OneByOne(Database):
+    """Each call ends when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[asyncio.Event] = []
+
+    async def ingest(self, facts: Sequence[Fact]) -> None:
+        end = asyncio.Event()
+        self.ends.append(end)
+        self.calls.append([name(one) for one in facts])
+        await end.wait()
+        self.stored.update(self.calls[self.ends.index(end)])
+
+
+async def test_a_delivery_of_several_busy_conversations_has_its_turn() -> None:
+    database = OneByOne()
+
+    async def settle() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async with running(database) as commit, asyncio.TaskGroup() as group:
+        for person in ("p1", "p2"):
+            group.create_task(commit.submit(delivery(f"{person}-0", person=person)))
+            await settle()
+        assert [len(call) for call in database.calls] == [1, 1]
+        both = Delivery([fact("both-1", person="p1"), fact("both-2", person="p2")])
+        group.create_task(commit.submit(both))
+        # Both conversations go on and on, and there are always two calls that could alternate.
+        for turn in range(6):
+            for person in ("p1", "p2"):
+                group.create_task(commit.submit(delivery(f"{person}-{turn + 1}", person=person)))
+            await settle()
+            for end in database.ends:
+                if not end.is_set():
+                    end.set()  # the elder of those under way
+                    break
+            await settle()
+        asked = [place for place, call in enumerate(database.calls) if "both-1" in call]
+        while len(database.stored) < 16:
+            for end in database.ends:
+                end.set()
+            await settle()
+    # After one more of each at most; which of the two it waits for first is chance.
+    assert len(asked) == 1
+    assert asked[0] <= 4
+
+
 async def test_of_one_conversation_there_is_one_call_at_a_time() -> None:
     database = Database()
     async with running(database) as commit:

@@ -141,6 +141,7 @@ class GroupCommit:
         self._under_way: dict[Entry, set[Key]] = {}  # what went into a call and is not settled
         self._occupied: Counter[Key] = Counter()  # how many of those a conversation has
         self._held: dict[Key, list[Entry]] = {}  # until nothing of the conversation is under way
+        self._overlooked: set[Entry] = set()  # held back more than once, of several conversations in turn
 
         self._calls: set[_Call] = set()
         self._patient: deque[Entry] = deque()  # in the order of their deadlines
@@ -247,6 +248,7 @@ class GroupCommit:
     def _settle(self, entry: Entry, refusal: RefusedError | None = None) -> None:
         """Answer the submitter. Once only; later calls do nothing."""
         self._free(entry)
+        self._overlooked.discard(entry)
         if not self._room.settle(entry, refusal):
             return
         while self._patient and self._patient[0].outcome.done():
@@ -264,6 +266,7 @@ class GroupCommit:
     def _refuse_all(self) -> None:
         self._closing = True
         self._held.clear()
+        self._overlooked.clear()
         self._refuse(self._room.clear(), "the service is stopping")
         self._suspects.clear()
         self._stuck.clear()
@@ -284,6 +287,9 @@ class GroupCommit:
         if len(self._calls) >= self._main_calls:
             return False
         ahead = [call.facts for call in self._calls if not call.overtaken]
+        if self._overlooked:
+            # Two calls in alternation would keep one of its conversations occupied for ever.
+            return not ahead
         return not ahead or (len(ahead) == 1 and self._room.queued >= ahead[0])
 
     def _begin(self, calls: asyncio.TaskGroup, batch: Sequence[Entry]) -> None:
@@ -442,6 +448,7 @@ class GroupCommit:
     # What is under way: of one conversation, one thing at a time.
 
     def _occupy(self, entry: Entry) -> None:
+        self._overlooked.discard(entry)
         self._under_way[entry] = entry.conversations()
         self._occupied.update(self._under_way[entry])
 
@@ -460,6 +467,9 @@ class GroupCommit:
         if key is None:
             return False
         self._held.setdefault(key, []).append(entry)
+        if entry.held_back:
+            self._overlooked.add(entry)
+        entry.held_back = True
         return True
 
     async def _isolate(self, entries: Sequence[Entry]) -> None:

@@ -33,7 +33,8 @@ class Entry:
     """One delivery on its way. `outcome` resolves to None after the commit, else to the refusal; it is
     cancelled if its submitter is.
 
-    `abandoned`: its submitter has already been told that it took too long.
+    `abandoned`: its submitter has already been told that it took too long. `held_back`: it had to wait once
+    for another delivery of one of its conversations.
     """
 
     facts: Sequence[Fact]
@@ -41,6 +42,7 @@ class Entry:
     deadline: float
     outcome: asyncio.Future[RefusedError | None]
     abandoned: bool = False
+    held_back: bool = False
 
     def conversations(self) -> set[Key]:
         """(page_id, sender_id) of the conversations it touches."""
