@@ -67,7 +67,7 @@ class Demo:
 
     async def run(self) -> Json:
         stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with AsyncExitStack() as stack:
             story = asyncio.create_task(self._story(stack, stop))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -112,17 +113,18 @@ async def test_demo_once_is_exact_and_leaves_no_process(
     assert left_behind(directory) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_demo_stops_everything_it_started(
-    directory: Path, started: list[asyncio.subprocess.Process]
+    directory: Path, started: list[asyncio.subprocess.Process], number: signal.Signals
 ) -> None:
-    """Ctrl-C in the middle of it: database, simulator and service end with it."""
+    """Ctrl-C in the middle of it, or the terminal closed: database, simulator and service end with it."""
     process = await start(directory, started, "demo", "--conversations", "400", "--calls-per-second", "1")
     assert process.stdout is not None
     async with asyncio.timeout(LIMIT):
         line = await process.stdout.readline()
     assert line.startswith(b"Console: http://127.0.0.1:")
     assert len(left_behind(directory)) > 2
-    process.send_signal(2)
+    process.send_signal(number)
     async with asyncio.timeout(LIMIT):
         _, err = await process.communicate()
     assert process.returncode in (1, 130)
