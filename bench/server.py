@@ -108,7 +108,7 @@ class Server:
             "platform": platform.platform(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "cpu": _cpu(),
-            "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+            "memory_mb": _memory_mb(),
             "load_average": os.getloadavg()[0],
         }
 
@@ -123,6 +123,10 @@ class Server:
                 taken.append(time.perf_counter() - began)
             connection.execute("drop table bench_commit")
         return round(median(taken) * 1000, 3)
+
+
+def _memory_mb() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
 def _cpu() -> str:
@@ -146,7 +150,15 @@ def open_server() -> Iterator[Server]:
         data_dir = directory / "data"
         embedded = stack.enter_context(
             EmbeddedPostgres(
-                data_dir, durable=True, settings={"shared_preload_libraries": "pg_stat_statements"}
+                data_dir,
+                durable=True,
+                settings={
+                    "shared_preload_libraries": "pg_stat_statements",
+                    # A quarter of the memory is what PostgreSQL's manual advises (runtime-config-resource);
+                    # its defaults are for a small machine.
+                    "shared_buffers": f"{min(_memory_mb() // 4, 8192)}MB",
+                    "max_wal_size": "8GB",
+                },
             )
         )
         asyncio.run(_install(data_dir))
