@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# A throw-away cluster of Debian's PostgreSQL 15, with pgTAP and plpgsql_check. Sourced by .ci/run.
+# A throw-away cluster of Debian's PostgreSQL 15, with pgTAP, plpgsql_check and PgBouncer. Sourced by .ci/run.
 : "${work:?the directory of the run}"
 
 readonly debian_version=15
 readonly debian_bin="/usr/lib/postgresql/$debian_version/bin"
 
 debian_postgresql_is_there() {
-  [[ -x $debian_bin/initdb ]] && command -v pg_prove >/dev/null &&
+  [[ -x $debian_bin/initdb ]] && command -v pg_prove >/dev/null && [[ -x /usr/sbin/pgbouncer ]] &&
     ls /usr/share/postgresql/$debian_version/extension/{pgtap,plpgsql_check}.control >/dev/null 2>&1
 }
 
@@ -14,7 +14,7 @@ debian_postgresql_is_there() {
 install_debian_packages() {
   local package missing=() as_root=()
   local wanted=("postgresql-$debian_version" "postgresql-$debian_version-pgtap" "postgresql-$debian_version-plpgsql-check"
-    libtap-parser-sourcehandler-pgtap-perl)
+    libtap-parser-sourcehandler-pgtap-perl pgbouncer)
   ((EUID != 0)) || wanted+=(python3-venv) # root's Python may be one that nobody cannot run
   for package in "${wanted[@]}"; do
     [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || missing+=("$package")

@@ -9,7 +9,8 @@
 
 The server is the embedded one, in a directory of its own below ``/tmp``, without fsync. If
 ``CONVSYNC_TEST_DATABASE_URL`` is set (an owner who may create databases and roles) that server is used
-instead, for example Debian's PostgreSQL 15.
+instead, for example Debian's PostgreSQL 15. With ``CONVSYNC_TEST_POOLER`` the services reach it through
+PgBouncer (``pooler.py``).
 
 pytest-postgresql's janitor makes and drops the databases. Its ``noproc`` fixtures are not used: they want
 host and port when the module is imported, before a server in a temporary directory exists, and its own
@@ -38,6 +39,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 import called_functions
 from convsync.database.embedded import EmbeddedError, EmbeddedPostgres
+from pooler import Pooler, changes_connections, pgbouncer
 
 SERVICE_LOGIN = "convsync_test_login"
 SERVICE_PASSWORD = "convsync-test"
@@ -61,6 +63,7 @@ class Server:
     """A running server on which databases come and go."""
 
     def __init__(self, url: str, psql_path: Path) -> None:
+        self.pooler: Pooler | None = None
         self.owner_url = url
         self.psql_path = psql_path
         self.connection = psycopg.connect(url, autocommit=True)
@@ -79,6 +82,11 @@ class Server:
             netloc = f"{login}@{netloc.rpartition('@')[2]}"
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(database, safe='')}"))
 
+    def _service_url(self, database: str) -> str:
+        if self.pooler is not None:
+            return self.pooler.url(SERVICE_LOGIN, SERVICE_PASSWORD, database)
+        return self.url(database, SERVICE_LOGIN, SERVICE_PASSWORD)
+
     @contextlib.contextmanager
     def fresh_database(self, template: str = "template0") -> Iterator[Database]:
         self._count += 1
@@ -95,7 +103,7 @@ class Server:
         janitor.init()
         called_functions.watch(self.connection, name)
         try:
-            yield Database(name, self.url(name), self.url(name, SERVICE_LOGIN, SERVICE_PASSWORD))
+            yield Database(name, self.url(name), self._service_url(name))
         finally:
             called_functions.note(self.connection, name, self.url(name))
             janitor.drop()
@@ -117,6 +125,9 @@ def server() -> Iterator[Server]:
             url, psql_path = embedded.url("postgres", "postgres"), embedded.psql_path
         server = Server(url, psql_path)
         stack.callback(server.close)
+        if os.environ.get("CONVSYNC_TEST_POOLER"):
+            users = {SERVICE_LOGIN: SERVICE_PASSWORD}
+            server.pooler = stack.enter_context(pgbouncer(server.connection.info, users))
         yield server
 
 
@@ -143,6 +154,13 @@ def template(server: Server) -> Iterator[str]:
                 )
         finally:
             server.connection.execute("select pg_advisory_unlock(hashtextextended('convsync test roles', 0))")
+        if server.pooler is not None:
+            # Else nothing would be tested.
+            assert changes_connections(made.service_url)
+            # A template that somebody is connected to cannot be cloned.
+            server.connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [made.name]
+            )
         yield made.name
 
 

@@ -69,9 +69,10 @@ class FastStore(Store):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        async with super()._connection() as connection:
+        # One transaction, and the setting is its own: behind a pooler the next one has another connection.
+        async with super()._connection() as connection, connection.transaction():
             moment = self._clock.database_now().isoformat()
-            await connection.execute("select set_config('convsync.now', %s, false)", [moment])
+            await connection.execute("select set_config('convsync.now', %s, true)", [moment])
             yield connection
 
 
