@@ -1,7 +1,7 @@
 -- Sync runs: a state machine that only these functions move.
 --
 --   begin_sync -> running -> finish_sync -> succeeded | partial | failed
---                    |  \-> cancel_sync -> cancelled
+--                    |  \-> cancel_sync -> cancelled   \-> retry_sync (the same run, on what is left)
 --                    \-> pause_sync -> paused -> begin_sync (the same run goes on)
 --
 -- Whoever carries a run holds a lease with a fence. Each function locks the run's row by its fence first; a run that was
@@ -380,6 +380,16 @@ begin
   if not found then
     return null;
   end if;
+  -- Failed again, after a retry: the same batch, wherever in it that was.
+  update convsync.sync_batches b
+  set cursor = p_cursor, progress = v_progress, failed_at = v_now, error = coalesce(p_error, '{}'),
+    attempts = greatest(p_attempts, 1) + case when b.cursor is not distinct from p_cursor then b.attempts else 0 end
+  where b.page_id = p_page_id and b.run_id = p_run_id and b.kind = p_kind and b.thread_id = coalesce(p_thread_id, '')
+    and b.status = 'failed'
+  returning b.batch into v_batch;
+  if found then
+    return v_batch;
+  end if;
   select coalesce(max(b.batch), 0) + 1 into v_batch
   from convsync.sync_batches b
   where b.page_id = p_page_id and b.run_id = p_run_id;
@@ -391,8 +401,8 @@ end
 $$;
 comment on function convsync_api.fail_sync_batch(text, bigint, bigint, text, text, text, integer, jsonb) is
 $c$Records what could not be read after p_attempts: the run goes on with the rest and can end partial, never succeeded.
-p_error: {"class", "code", "subcode", "message", ..}. Returns the batch's number; null when that cursor has moved on already.
-Errors: ZC004.$c$;
+p_error: {"class", "code", "subcode", "message", ..}. Returns the batch's number, the same one if it fails again after
+retry_sync; null when that cursor has moved on already. Errors: ZC004.$c$;
 
 create or replace function convsync_api.renew_sync_lease(
   p_page_id text, p_run_id bigint, p_fence bigint, p_lease_seconds numeric default 15
@@ -455,6 +465,12 @@ declare
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
+  -- A retry settles a batch once the thread or the list that it belongs to has been read to its end.
+  update convsync.sync_batches b
+  set status = 'resolved', resolved_at = v_now
+  where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed' and not exists (
+    select from convsync.sync_cursors s
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = b.kind and s.thread_id = b.thread_id and not s.completed);
   -- The ledger decides, not the caller: what is open or failed keeps a run from succeeding.
   if p_failure is not null then
     v_status := 'failed';

@@ -431,12 +431,26 @@ async def open_token(store: Store, settings: Settings, page_id: str) -> str:
 )
 @click.option("--restart", is_flag=True, help="Begin anew instead of going on with a paused run.")
 @click.option("--wait", is_flag=True, help="If a sync of this kind runs already, watch that one to its end.")
+@click.option(
+    "--retry",
+    type=click.IntRange(1, 2**63 - 1),
+    metavar="RUN_ID",
+    help="Go on with what this run could not read, in its mode.",
+)
 @as_json
 @command
 async def sync(
-    page_id: str, mode: str, deadline: float | None, restart: bool, wait: bool, json_: bool
+    page_id: str,
+    mode: str,
+    deadline: float | None,
+    restart: bool,
+    wait: bool,
+    retry: int | None,
+    json_: bool,
 ) -> int:
     """Sync a Page. Goes on with a paused run; exits 3 when it is paused, 1 when it is not whole."""
+    if retry is not None and restart:
+        raise click.UsageError("--retry goes on with a run, --restart begins a new one")
     if mode not in AVAILABLE_MODES:
         raise click.UsageError(f"mode {mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
     settings = load_settings()
@@ -462,7 +476,11 @@ async def sync(
             supervising = group.create_task(runner.supervise(resume=False), name="syncs of this command")
             try:
                 try:
-                    begun = await runner.start(page_id, mode, deadline_seconds=deadline, restart=restart)
+                    if retry is None:
+                        begun = await runner.start(page_id, mode, deadline_seconds=deadline, restart=restart)
+                    else:
+                        mode = (await store.get_sync_run(run_id=retry))["mode"]
+                        begun = await runner.retry(page_id, retry, mode, deadline_seconds=deadline)
                     run_id = begun.run_id
                 except AlreadyRunning as error:
                     if not wait:

@@ -587,6 +587,27 @@ class Store:
             request_id=request_id,
         )
 
+    async def retry_sync(
+        self,
+        *,
+        page_id: str,
+        run_id: int,
+        owner: str,
+        lease_seconds: float = 15,
+        request_id: str | None = None,
+    ) -> Begun:
+        return await self._one(
+            Begun,
+            """select * from convsync_api.retry_sync(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_owner => %(owner)s, p_lease_seconds => %(lease_seconds)s::numeric,
+               p_request_id => %(request_id)s)""",
+            page_id=page_id,
+            run_id=run_id,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            request_id=request_id,
+        )
+
     async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int = 1) -> list[Work]:
         return await self._all(
             Work,

@@ -9,9 +9,9 @@
 -- When to worry: read_since_by is empty and the row is older than a day. A run with such rows is `partial`, never
 -- `succeeded`, and says so everywhere.
 --
--- What to do, by error: a class that passes by itself (transient, throttled): sync the Page again, convsync sync PAGE_ID
--- --mode full. A code that says the token or a permission is missing: convsync doctor PAGE_ID, then sync again. The same
--- batch failing in run after run: show the error's code, subcode and message to whoever looks after the app at Meta.
+-- What to do, by error: a class that passes by itself (transient, throttled): convsync sync PAGE_ID --retry RUN_ID reads
+-- what is here and nothing else. A code that says the token or a permission is missing: put it right, then retry. The same
+-- batch failing again and again: show the error's code, subcode and message to whoever looks after the app at Meta.
 
 select
   b.page_id,

@@ -64,6 +64,8 @@ def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None
         ["sync", "1", "--mode", "reconcile"],
         ["sync", "1", "--deadline", "0"],
         ["sync", "1", "--deadline", "soon"],
+        ["sync", "1", "--retry", "0"],
+        ["sync", "1", "--retry", "1", "--restart"],
         ["verify"],
         ["page"],
         ["page", "add"],
@@ -364,6 +366,27 @@ async def test_sync_exits_1_when_it_is_partial(cli: Commands, world: World) -> N
     code, out, _ = await cli.run("sync", world.page_id)
     assert code == 1
     assert "partial (failed_batches)" in out
+
+
+async def test_retry_reads_what_a_partial_sync_could_not(cli: Commands, world: World) -> None:
+    longest = max(world.simulator.population.conversations, key=lambda one: one.message_count)
+    world.simulator.faults.add(f"/{longest.thread_id}/messages", "error", code=10)
+    code, out, err = await cli.run("sync", world.page_id, "--json")
+    assert code == 1, err
+    partial = json.loads(out)
+    world.simulator.faults.clear()
+    made = world.calls()
+    code, out, err = await cli.run("sync", world.page_id, "--retry", partial["run_id"], "--json")
+    assert code == 0, err
+    run = json.loads(out)
+    assert (run["run_id"], run["status"], run["failed_batches"]) == (partial["run_id"], "succeeded", [])
+    assert run["calls"] == partial["calls"] + world.calls() - made == world.calls()
+    assert (await world.verdict()).clean
+
+    for run_id, said in ((partial["run_id"], "nothing in it is left to be retried"), ("999", "no run 999")):
+        code, out, err = await cli.run("sync", world.page_id, "--retry", run_id, "--json")
+        assert (code, out) == (1, "")
+        assert said in err
 
 
 async def test_sync_exits_3_at_its_deadline_and_goes_on_when_called(cli: Commands, world: World) -> None:

@@ -294,6 +294,7 @@ async def test_a_run_that_does_not_exist_is_a_problem(
     for method, path in (
         ("GET", f"/api/sync-runs/{run_id}"),
         ("POST", f"/api/sync-runs/{run_id}/cancel"),
+        ("POST", f"/api/sync-runs/{run_id}/retry"),
         ("GET", f"{STREAM}?run_id={run_id}"),
     ):
         found, document = await service.call(method, path)
@@ -338,6 +339,69 @@ async def test_a_page_that_cannot_be_read_makes_the_run_partial_and_says_where(
     for last, rest in ((events[0].id, ["done"]), (events[1].id, ["done"]), (0, ["batch_failed", "done"])):
         async with watching(syncing, run["run_id"], **{"Last-Event-ID": str(last)}) as (answer, _):
             assert [sent.event for sent in await all_events(answer)] == rest
+
+
+# Retry
+
+
+async def a_partial_run(service: Service, simulator: Simulator, page_id: str) -> Json:
+    simulator.faults.add(f"/{a_deep_thread(simulator)}/messages", "error", code=100, subcode=33)
+    _, run = await service.call("POST", SYNC, {"page_id": page_id}, wait="60")
+    assert run["status"] == "partial"
+    simulator.faults.clear()
+    return run
+
+
+async def test_a_retry_reads_what_was_left_and_the_run_is_whole(
+    syncing: Service, simulator: Simulator, page_id: str, owner: Owner
+) -> None:
+    partial = await a_partial_run(syncing, simulator, page_id)
+    made = simulator.calls.totals()[page_id]["calls"]
+    status, run = await syncing.call("POST", f"/api/sync-runs/{partial['run_id']}/retry", wait="60")
+    assert (status, run["run_id"], run["resumed"]) == (200, partial["run_id"], True)
+    assert (run["status"], run["reason"], run["success"], run["partial"]) == ("succeeded", None, True, False)
+    assert run["failed_batches"] == []
+    assert run["request_id"] != partial["request_id"]
+    assert count(owner, "contact_interaction_events") == simulator.population.message_total()
+    # The failed thread, from where it failed, and nothing else.
+    deepest = max(one.message_count for one in simulator.population.conversations)
+    assert simulator.calls.totals()[page_id]["calls"] - made == -(-(deepest - 100) // 100)
+
+
+async def test_a_retry_that_is_not_waited_for_is_accepted_and_can_be_watched(
+    syncing: Service, simulator: Simulator, page_id: str, gate: Any
+) -> None:
+    partial = await a_partial_run(syncing, simulator, page_id)
+    gate.shut(f"/{a_deep_thread(simulator)}/messages")
+    status, run = await syncing.call("POST", f"/api/sync-runs/{partial['run_id']}/retry")
+    assert (status, run["status"], run["finished_at"]) == (202, "running", None)
+    assert len(run["failed_batches"]) == 1, "until it has been read"
+    last = {"Last-Event-ID": partial["progress"]}
+    async with watching(syncing, run["run_id"], **last) as (_, events):
+        await gate.reached.wait()
+        assert (await of_kind(events, "progress")).data["status"] == "running"
+        gate.open()
+        assert (await of_kind(events, "done")).data["status"] == "succeeded"
+
+
+async def test_a_retry_is_refused_while_a_sync_runs_and_of_a_run_that_is_whole(
+    syncing: Service, simulator: Simulator, page_id: str, gate: Any
+) -> None:
+    partial = await a_partial_run(syncing, simulator, page_id)
+    gate.shut()
+    other = await begin(syncing, page_id)
+    status, document = await syncing.call("POST", f"/api/sync-runs/{partial['run_id']}/retry")
+    problem(document, 409, "sync_running")
+    assert (status, document["run_id"]) == (409, other["run_id"])
+    gate.open()
+    assert (await syncing.ended(other["run_id"]))["status"] == "succeeded"
+    status, document = await syncing.call("POST", f"/api/sync-runs/{other['run_id']}/retry")
+    problem(document, 422, "invalid_argument")
+    assert (status, document["field"]) == (422, "run_id")
+    status, document = await syncing.call("POST", f"/api/sync-runs/{partial['run_id']}/retry", wait="soon")
+    assert (status, document["field"]) == (422, "wait")
+    status, run = await syncing.call("POST", f"/api/sync-runs/{partial['run_id']}/retry", wait="60")
+    assert (status, run["status"]) == (200, "succeeded")
 
 
 async def test_an_invalid_token_fails_the_run_and_is_told_at_the_page(

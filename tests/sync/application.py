@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from convsync.settings import Settings
 from convsync.simulator.config import DEFAULT_APP_SECRET, DEFAULT_VERIFY_TOKEN
 from convsync.sync.runner import SyncRunner
+from convsync.tasks import end
 from convsync.tokens import new_key
 from convsync.web.app import create_app, serve
 from convsync.web.state import RUNNER
@@ -54,6 +55,16 @@ async def service(world: World, data_dir: Path, **more: Any) -> AsyncIterator[tu
         yield address, app[RUNNER]
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def supervised(runner: SyncRunner, **how: Any) -> AsyncIterator[None]:
+    """The runner carries what it is given; of what is paused, abandoned or due only what `how` says."""
+    task = asyncio.create_task(runner.supervise(**({"resume": False} | how)))
+    try:
+        yield
+    finally:
+        await end(task)
 
 
 async def ended(world: World, run_id: int) -> dict[str, Any]:

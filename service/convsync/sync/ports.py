@@ -110,6 +110,12 @@ class SyncStore(Protocol):
         """Begin or resume; `AlreadyRunning` if one of this kind runs."""
         ...
 
+    async def retry_sync(
+        self, *, page_id: str, run_id: int, owner: str, lease_seconds: float, request_id: str | None
+    ) -> Begun:
+        """Go on with what a run could not read; `AlreadyRunning` if one of its kind runs."""
+        ...
+
     async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int) -> Sequence[Work]:
         """Open cursors, threads first; none means that nothing is left."""
         ...

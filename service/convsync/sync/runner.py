@@ -11,10 +11,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -38,6 +38,7 @@ _LANES: Final = {"full": "backfill", "incremental": "repair", "reconcile": "back
 _LAST_WORD_SECONDS: Final = 3.0
 _BEGIN_PATIENCE_SECONDS: Final = 10.0
 
+_T = TypeVar("_T")
 OpenToken = Callable[[str, bytes], str]
 
 
@@ -139,6 +140,30 @@ class SyncRunner:
         self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
         return begun
 
+    async def retry(
+        self,
+        page_id: str,
+        run_id: int,
+        mode: str,
+        *,
+        deadline_seconds: float | None = None,
+        request_id: str | None = None,
+    ) -> Begun:
+        """As `start`, with what a run of that mode that has ended could not read."""
+        async with asyncio.timeout(5):
+            await self._supervised.wait()
+        begun = await self._beginning(
+            lambda: self._store.retry_sync(
+                page_id=page_id,
+                run_id=run_id,
+                owner=self._owner,
+                lease_seconds=self._settings.lease_seconds,
+                request_id=request_id,
+            )
+        )
+        self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
+        return begun
+
     async def supervise(self, *, resume: bool = True) -> None:
         """Own the runs of this process until cancelled, and `resume` those that nobody carries.
 
@@ -197,8 +222,7 @@ class SyncRunner:
         )
 
     async def _begin(self, page_id: str, mode: str, restart: bool, request_id: str | None) -> Begun:
-        give_up = self._time.now() + _BEGIN_PATIENCE_SECONDS
-        return await patiently(
+        return await self._beginning(
             lambda: self._store.begin_sync(
                 page_id=page_id,
                 mode=mode,
@@ -206,11 +230,12 @@ class SyncRunner:
                 lease_seconds=self._settings.lease_seconds,
                 restart=restart,
                 request_id=request_id,
-            ),
-            until=lambda: give_up,
-            time=self._time,
-            backoff=self._backoff,
+            )
         )
+
+    async def _beginning(self, begin: Callable[[], Awaitable[_T]]) -> _T:
+        give_up = self._time.now() + _BEGIN_PATIENCE_SECONDS
+        return await patiently(begin, until=lambda: give_up, time=self._time, backoff=self._backoff)
 
     async def _carry(
         self,

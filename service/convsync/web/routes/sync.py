@@ -1,4 +1,4 @@
-"""Syncs: begin one, watch it, read it, cancel it."""
+"""Syncs: begin one, watch it, read it, cancel it, retry what it could not read."""
 
 from __future__ import annotations
 
@@ -76,22 +76,43 @@ async def _visible_run(request: web.Request, run_id: int) -> Json:
 @route("POST", "/api/conversations/sync", access="operate")
 async def begin(request: web.Request) -> web.Response:
     """202 with the run; with ?wait=SECONDS, 200 with the ended run if it ends in that time."""
+    seconds = _seconds_to_wait(request)
+    return await _awaited(request, await _begin(request), seconds)
+
+
+@route("POST", "/api/sync-runs/{run_id}/retry", access="operate")
+async def retry(request: web.Request) -> web.Response:
+    """Go on with what a run that has ended could not read; answers as its beginning does."""
+    seconds = _seconds_to_wait(request)
+    run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
+    begun = await request.app[RUNNER].retry(
+        run["page_id"], int(run["run_id"]), run["mode"], request_id=request[REQUEST_ID]
+    )
+    return await _awaited(request, begun, seconds)
+
+
+def _seconds_to_wait(request: web.Request) -> float | None:
     wait = request.query.get("wait")
+    if wait is None:
+        return None
     try:
-        seconds = 0.0 if wait is None else float(wait)
+        seconds = float(wait)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _LONGEST_WAIT:
         raise refused("wait", f"must be between 0 and {_LONGEST_WAIT:.0f} seconds")
-    begun = await _begin(request)
+    return seconds
+
+
+async def _awaited(request: web.Request, begun: Begun, seconds: float | None) -> web.Response:
     run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
     loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
+    until = loop.time() + (seconds or 0.0)
     lifecycle = request.app[LIFECYCLE]
     while run["status"] not in sse.ENDED and loop.time() < until and not lifecycle.stopping:
         await asyncio.sleep(min(sse.POLL_SECONDS, max(until - loop.time(), 0)))
         run = await request.app[STORE].get_sync_run(run_id=begun.run_id)
-    waited_for = wait is not None and run["status"] in sse.ENDED
+    waited_for = seconds is not None and run["status"] in sse.ENDED
     return web.json_response({**run, "resumed": begun.resumed}, status=200 if waited_for else 202)
 
 
