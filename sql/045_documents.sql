@@ -27,6 +27,7 @@ as $$
     'messages_added', p_run.messages_added,
     'unreadable', p_run.unreadable,
     'calls', p_run.calls,
+    'eta_seconds', convsync_api._sync_eta(p_run),
     'progress', p_run.progress::text,
     'open_threads', (
       select count(*) from convsync.sync_cursors s
@@ -70,5 +71,5 @@ as $$
     'last_success_at', (
       select max(r.finished_at) from convsync.sync_runs r where r.page_id = p_page.page_id and r.status = 'succeeded'
     )
-  );
+  ) || convsync_api._freshness(p_page);
 $$;

@@ -82,6 +82,13 @@ begin
     update convsync.sync_runs r
     set calls = r.calls + 1
     where r.page_id = p_page_id and r.run_id = p_run_id;
+    -- Every half minute the younger mark of the pace becomes the older one; after a long silence both begin anew.
+    update convsync.sync_runs r
+    set pace_since = case when r.pace_next_since > v_now - interval '2 minutes' then r.pace_next_since else v_now end,
+      pace_calls = case when r.pace_next_since > v_now - interval '2 minutes' then r.pace_next_calls else r.calls - 1 end,
+      pace_next_since = v_now, pace_next_calls = r.calls - 1
+    where r.page_id = p_page_id and r.run_id = p_run_id
+      and (r.pace_next_since is null or r.pace_next_since <= v_now - interval '30 seconds');
   end if;
   return query select 0, v_now;
 end

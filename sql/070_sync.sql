@@ -25,6 +25,20 @@ begin
 end
 $$;
 
+-- Its process died. Nobody carries it now; whoever held its fence changes nothing from here on.
+create or replace function convsync_api._lay_down_run(p_page_id text, p_run_id bigint, p_now timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update convsync.sync_runs r
+  set status = 'paused', reason = 'lease_expired', fence = r.fence + 1, lease_expires_at = null, owner = null,
+    resume_after = p_now, updated_at = p_now, progress = r.progress + 1
+  where r.page_id = p_page_id and r.run_id = p_run_id;
+$$;
+
 create or replace function convsync_api.begin_sync(
   p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15,
   p_restart boolean default false, p_request_id text default null
@@ -40,6 +54,7 @@ declare
   v_now timestamptz;
   v_expiry timestamptz;
   v_run convsync.sync_runs;
+  v_known integer;
 begin
   if p_mode is null or p_mode not in ('full', 'incremental', 'reconcile') then
     raise exception 'mode must be full, incremental or reconcile' using errcode = 'ZC003', hint = 'mode';
@@ -64,11 +79,7 @@ begin
       raise exception 'run % is at work on Page %', v_run.run_id, p_page_id
         using errcode = 'ZC005', detail = jsonb_build_object('run_id', v_run.run_id::text)::text;
     end if;
-    -- Its process died. Nobody carries it now; whoever held its fence changes nothing from here on.
-    update convsync.sync_runs r
-    set status = 'paused', reason = 'lease_expired', fence = r.fence + 1, lease_expires_at = null, owner = null,
-      resume_after = v_now, updated_at = v_now, progress = r.progress + 1
-    where r.page_id = p_page_id and r.run_id = v_run.run_id;
+    perform convsync_api._lay_down_run(p_page_id, v_run.run_id, v_now);
   end if;
 
   select r.* into v_run
@@ -91,8 +102,14 @@ begin
     where r.page_id = p_page_id and r.run_id = v_run.run_id;
   end if;
 
-  insert into convsync.sync_runs as r (page_id, mode, status, owner, lease_expires_at, request_id, started_at, updated_at)
-  values (p_page_id, p_mode, 'running', p_owner, v_expiry, p_request_id, v_now, v_now)
+  -- How many conversations a walk will list, for its ETA; unknown before the first.
+  if p_mode <> 'incremental' and convsync_api._list_was_walked(p_page_id) then
+    select count(*) into v_known from convsync.messenger_conversations c
+    where c.page_id = p_page_id and c.thread_id is not null and c.deleted_at is null;
+  end if;
+  insert into convsync.sync_runs as r
+    (page_id, mode, status, owner, lease_expires_at, request_id, conversations_known, started_at, updated_at)
+  values (p_page_id, p_mode, 'running', p_owner, v_expiry, p_request_id, v_known, v_now, v_now)
   returning r.* into strict v_run;
   insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, walk_started_at, pass_started_at, updated_at)
   values (p_page_id, v_run.run_id, 'list', '', v_now, v_now, v_now);
@@ -227,6 +244,8 @@ begin
       newest_id = excluded.newest_id,
       unreadable = excluded.unreadable,
       counted = s.counted or excluded.counted,
+      pages_applied = 0,
+      messages_read = 0,
       completed = false,
       updated_at = v_now
     where s.completed
@@ -268,6 +287,9 @@ begin
     set last_cursor = p_next_cursor,
       counted = s.counted or v_changed > 0,
       unreadable = s.unreadable + coalesce(p_unreadable, 0),
+      pages_applied = s.pages_applied + 1,
+      messages_read = s.messages_read + coalesce(p_unreadable, 0)
+        + (select count(*) from jsonb_array_elements(p_facts) f where f.value ->> 'kind' = 'message')::integer,
       completed = p_next_cursor is null,
       updated_at = v_now
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = p_thread_id;
@@ -342,7 +364,7 @@ declare
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   update convsync.sync_cursors s
-  set last_cursor = null, restarts = s.restarts + 1, updated_at = convsync_api._now()
+  set last_cursor = null, restarts = s.restarts + 1, pages_applied = 0, messages_read = 0, updated_at = convsync_api._now()
   where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = case p_thread_id when '' then 'list' else 'thread' end
     and s.thread_id = p_thread_id and s.last_cursor = p_cursor and not s.completed
   returning s.restarts into v_restarts;

@@ -64,3 +64,152 @@ $c$Goes on with a run that ended partial or failed, at the cursors that could no
 again, and can end as succeeded. Its batches stay failed until the thread or the list they belong to has been read to its end.
 Errors: ZC001 no such Page or run, ZC003 the run ended well or was cancelled, ZC005 one of its kind is at work or paused
 (detail: run_id).$c$;
+
+create or replace function convsync_api.set_sync_schedule(p_sync_seconds numeric, p_reconcile_seconds numeric)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sync interval := p_sync_seconds * interval '1 second';
+  v_reconcile interval := p_reconcile_seconds * interval '1 second';
+begin
+  if p_sync_seconds is null or p_sync_seconds < 0 then
+    raise exception 'sync seconds must not be negative' using errcode = 'ZC003', hint = 'p_sync_seconds';
+  end if;
+  if p_reconcile_seconds is null or p_reconcile_seconds < 0 then
+    raise exception 'reconcile seconds must not be negative' using errcode = 'ZC003', hint = 'p_reconcile_seconds';
+  end if;
+  insert into convsync.sync_schedule as s (sync_interval, reconcile_interval, updated_at)
+  values (v_sync, v_reconcile, convsync_api._now())
+  on conflict on constraint sync_schedule_pkey do update
+  set sync_interval = excluded.sync_interval, reconcile_interval = excluded.reconcile_interval, updated_at = excluded.updated_at
+  where (s.sync_interval, s.reconcile_interval) is distinct from (excluded.sync_interval, excluded.reconcile_interval);
+end
+$$;
+comment on function convsync_api.set_sync_schedule(numeric, numeric) is
+$c$Sets how long after the beginning of one sync the next is due: p_sync_seconds for what has changed (the first, full one too),
+p_reconcile_seconds for a reconcile; 0 is never. Until it is called: 15 minutes and a day. Freshness is judged by it.
+Errors: ZC003.$c$;
+
+create or replace function convsync_api.due_syncs(p_modes text[] default null, p_page_id text default null)
+returns table (page_id text, mode text, due_at timestamptz)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  with planned as (
+    select p.page_id, p.added_at, m.mode, m.kind, m.every
+    from convsync_api._sync_schedule() s
+    cross join convsync.pages p
+    cross join lateral (select convsync_api._list_was_walked(p.page_id) as walked) w
+    cross join lateral (values
+      ('full', 'walk', s.sync_interval, not w.walked),
+      ('incremental', 'incremental', s.sync_interval, w.walked),
+      ('reconcile', 'walk', s.reconcile_interval, w.walked)
+    ) m (mode, kind, every, wanted)
+    where (p_page_id is null or p.page_id = p_page_id) and p.removed_at is null and p.added_at is not null
+      and p.token_state in ('unchecked', 'valid') and m.wanted and m.every > interval '0' and (p_modes is null or m.mode = any (p_modes))
+      and not exists (
+        select from convsync.sync_runs r
+        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status in ('queued', 'running'))
+      and not exists (
+        select from convsync.sync_runs r
+        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status = 'paused')
+  ), dated as (
+    select n.page_id, n.mode,
+      coalesce(l.began_at, walk.began_at, n.added_at) + n.every
+        -- One failure: twice as long; two in a row: four times.
+        * case when l.statuses = '{failed,failed}' then 4 when l.statuses[1] = 'failed' then 2 else 1 end
+        -- 0.9 to 1.1, the same for everybody who asks: Pages that were added together do not stay together.
+        * (0.9 + 0.2 * (hashtext(n.page_id || ' ' || n.mode || ' ' || coalesce(l.run_id, 0)) & 1023) / 1023) as due_at
+    from planned n
+    cross join lateral (
+      select max(r.run_id) as run_id, max(r.started_at) as began_at, array_agg(r.status order by r.run_id desc) as statuses
+      from (
+        select r.run_id, r.started_at, r.status from convsync.sync_runs r
+        where r.page_id = n.page_id and r.exclusive_kind = n.kind
+        order by r.run_id desc limit 2
+      ) r
+    ) l
+    -- The first incremental follows the walk.
+    cross join lateral (
+      select max(r.started_at) as began_at
+      from (
+        select r.started_at from convsync.sync_runs r
+        where r.page_id = n.page_id and r.exclusive_kind = 'walk'
+        order by r.run_id desc limit 1
+      ) r
+    ) walk
+  )
+  select d.page_id, d.mode, d.due_at
+  from dated d
+  where d.due_at <= convsync_api._now()
+  order by d.due_at, d.page_id, d.mode;
+$$;
+comment on function convsync_api.due_syncs(text[], text) is
+$c$The syncs that are due, the longest due first: of every Page with a usable token a full one until its list was read to the
+end once, from then on incremental and reconcile ones, unless one of the kind is at work or paused. Due is the beginning of the last one of its kind (for
+a new Page, when it was added) and the interval of set_sync_schedule, 10 % more or less; twice that after a failed run, four times after
+two. p_modes: only these; p_page_id: of this Page.$c$;
+
+create or replace function convsync_api.begin_due_sync(
+  p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15, p_request_id text default null
+)
+returns table (run_id bigint, fence bigint, resumed boolean)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Every process that schedules sees the same due sync. Whoever is second in this queue sees that it has begun.
+  perform pg_advisory_xact_lock(1668183670, hashtext(p_page_id));
+  perform from convsync_api.due_syncs(array[p_mode], p_page_id);
+  if not found then
+    return;
+  end if;
+  return query
+  select b.run_id, b.fence, b.resumed
+  from convsync_api.begin_sync(p_page_id, p_mode, p_owner, p_lease_seconds, false, p_request_id) b;
+end
+$$;
+comment on function convsync_api.begin_due_sync(text, text, text, numeric, text) is
+$c$Begins a sync that due_syncs told of, as begin_sync does; no row when it is not due any more, because another process has begun
+it. Errors: those of begin_sync.$c$;
+
+create or replace function convsync_api.lay_down_syncs()
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_run record;
+  v_count integer := 0;
+begin
+  if not pg_try_advisory_xact_lock(1668183670, 15) then
+    return 0;
+  end if;
+  v_now := convsync_api._now();
+  for v_run in
+    select r.page_id, r.run_id
+    from convsync.sync_runs r
+    where r.status = 'running' and r.lease_expires_at <= v_now
+    order by r.page_id, r.run_id
+    for no key update skip locked
+  loop
+    perform convsync_api._lay_down_run(v_run.page_id, v_run.run_id, v_now);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function convsync_api.lay_down_syncs() is
+$c$Pauses the runs whose process is gone (their lease has expired), also those that nobody can go on with, because their
+Page has no usable token; returns how many. Of several calls at once one works.$c$;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -85,7 +86,15 @@ async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
 
 def show_pages(pages: list[Json]) -> None:
     table = Table(
-        "Page", "Name", "Token", "Conversations", "Messages", "Last sync", "Dead letters", "Last webhook"
+        "Page",
+        "Name",
+        "Token",
+        "Freshness",
+        "Conversations",
+        "Messages",
+        "Last sync",
+        "Dead letters",
+        "Last webhook",
     )
     for document in pages:
         run = document["last_run"]
@@ -93,21 +102,35 @@ def show_pages(pages: list[Json]) -> None:
             document["page_id"],
             document["name"] or "",
             document["token"],
+            document["freshness"],
             str(document["conversations"]),
             str(document["messages"]),
-            f"{run['mode']} {run['status']}" if run else "none yet",
+            f"{run['mode']} {run['status']}{_time_left(run)}" if run else "none yet",
             str(document["dead_letters"]),
             document["last_webhook_at"] or "none yet",
         )
     stdout.print(table)
     for document in pages:
+        if document["freshness_reason"]:
+            why = _with_reason(document["freshness"], document["freshness_reason"])
+            stdout.print(f"Page {document['page_id']}: {why}", highlight=False, markup=False)
         show_token_error(document)
 
 
+def _with_reason(state: str, reason: str | None) -> str:
+    return f"{state} ({reason})" if reason else state
+
+
+def _time_left(run: Json) -> str:
+    if run["eta_seconds"] is None:
+        return ""
+    return f", {timedelta(seconds=run['eta_seconds'])} left"
+
+
 def show_run(run: Json) -> None:
-    reason = f" ({run['reason']})" if run["reason"] else ""
+    how = _with_reason(run["status"], run["reason"])
     stdout.print(
-        f"run {run['run_id']}: {run['status']}{reason}; {run['conversations_seen']} conversations read, "
+        f"run {run['run_id']}: {how}; {run['conversations_seen']} conversations read, "
         f"{run['messages_added']} messages added, {run['calls']} calls",
         highlight=False,
     )

@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     token_key: SecretStr | None = None
     calls_per_second: float = Field(default=2.0, ge=0, le=1000)
     lease_seconds: float = Field(default=15.0, ge=1, le=300)
+    sync_interval: float = Field(default=900, ge=0, le=30 * 86400)
+    reconcile_interval: float = Field(default=86400, ge=0, le=366 * 86400)
     log_format: Literal["console", "json"] = "console"
     pool_max: int = Field(default=10, ge=2, le=200)
 

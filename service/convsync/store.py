@@ -93,6 +93,13 @@ class Resumable:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    page_id: str
+    mode: str
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A conversation changed: what (`kinds`), to which version; `position` is where to go on from."""
 
@@ -759,6 +766,42 @@ class Store:
     async def resumable_syncs(self) -> list[Resumable]:
         """The runs nobody carries that are due."""
         return await self._all(Resumable, "select * from convsync_api.resumable_syncs()")
+
+    async def set_sync_schedule(self, *, sync_seconds: float, reconcile_seconds: float) -> None:
+        await self._value(
+            """select convsync_api.set_sync_schedule(p_sync_seconds => %(sync_seconds)s::numeric,
+               p_reconcile_seconds => %(reconcile_seconds)s::numeric)""",
+            sync_seconds=sync_seconds,
+            reconcile_seconds=reconcile_seconds,
+        )
+
+    async def due_syncs(self, *, modes: Sequence[str]) -> list[Due]:
+        """The syncs that are due, of these modes; the longest due first."""
+        return await self._all(
+            Due, "select * from convsync_api.due_syncs(p_modes => %(modes)s::text[])", modes=list(modes)
+        )
+
+    async def begin_due_sync(
+        self, *, page_id: str, mode: str, owner: str, lease_seconds: float = 15, request_id: str | None = None
+    ) -> Begun | None:
+        """None if it is not due any more."""
+        begun = await self._all(
+            Begun,
+            """select * from convsync_api.begin_due_sync(p_page_id => %(page_id)s, p_mode => %(mode)s,
+               p_owner => %(owner)s, p_lease_seconds => %(lease_seconds)s::numeric,
+               p_request_id => %(request_id)s)""",
+            page_id=page_id,
+            mode=mode,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            request_id=request_id,
+        )
+        return begun[0] if begun else None
+
+    async def lay_down_syncs(self) -> int:
+        """Pause the runs whose process is gone; how many."""
+        laid_down: int = await self._value("select convsync_api.lay_down_syncs()")
+        return laid_down
 
     # The installation
 

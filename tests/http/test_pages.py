@@ -42,6 +42,9 @@ PAGE_FIELDS = {
     "budget",
     "last_run",
     "last_success_at",
+    "freshness",
+    "freshness_reason",
+    "synced_at",
 }
 
 

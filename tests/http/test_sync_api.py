@@ -47,6 +47,7 @@ RUN_FIELDS = {
     "messages_added",
     "unreadable",
     "calls",
+    "eta_seconds",
     "started_at",
     "finished_at",
     "request_id",

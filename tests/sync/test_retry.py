@@ -1,4 +1,4 @@
-"""Retry: what a run could not read is read later, by the same run, which then says `succeeded` and is right."""
+"""Retry: what a run could not read, the same run reads later, and then says `succeeded` and is right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def retried(world: World, runner: SyncRunner, run_id: int) -> dict[str, An
 
 
 async def test_threads_that_failed_are_read_by_the_retry(world: World) -> None:
-    """Some fail, each at its own cursor; the batches name exactly these, and the retry reads exactly these."""
+    """Each fails at a cursor of its own; the batches name exactly these, the retry reads exactly these."""
     by_depth = sorted(world.simulator.population.conversations, key=lambda one: -one.message_count)
     broken = {one.thread_id for one in by_depth[:3]}
     for number, thread_id in enumerate(sorted(broken)):

@@ -246,6 +246,10 @@ class Store:
         await self._enter("mark_token")
         self.token_marks.append(state)
 
+    async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
+        await self._enter("get_sync_run")
+        return {"request_id": self.begun["request_id"]}
+
     async def resumable_syncs(self) -> list[Resumable]:
         await self._enter("resumable_syncs")
         return [Resumable(PAGE, "full")] if self.status == "paused" else []

@@ -94,6 +94,15 @@ class Resumable(Protocol):
     def mode(self) -> str: ...
 
 
+class Due(Protocol):
+    """A sync whose time has come."""
+
+    @property
+    def page_id(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+
+
 class SyncStore(Protocol):
     """The database, as far as a sync needs it."""
 
@@ -195,7 +204,21 @@ class SyncStore(Protocol):
 
     async def mark_token(self, *, page_id: str, state: str, error: str | None) -> object: ...
 
+    async def get_sync_run(self, *, run_id: int) -> Json: ...
+
     async def resumable_syncs(self) -> Sequence[Resumable]: ...
+
+    async def set_sync_schedule(self, *, sync_seconds: float, reconcile_seconds: float) -> object: ...
+
+    async def due_syncs(self, *, modes: Sequence[str]) -> Sequence[Due]: ...
+
+    async def begin_due_sync(
+        self, *, page_id: str, mode: str, owner: str, lease_seconds: float, request_id: str | None
+    ) -> Begun | None:
+        """Begin what is due; None if another process has."""
+        ...
+
+    async def lay_down_syncs(self) -> int: ...
 
 
 class Graph(Protocol):

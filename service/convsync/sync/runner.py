@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -27,6 +27,7 @@ from convsync.errors import (
     TryAgain,
 )
 from convsync.sync.calls import Caller, Control
+from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
 from convsync.sync.retry import Backoff, patiently
 from convsync.sync.sizes import PageMemory
@@ -37,6 +38,7 @@ _log = structlog.get_logger(__name__)
 _LANES: Final = {"full": "backfill", "incremental": "repair", "reconcile": "backfill"}
 _LAST_WORD_SECONDS: Final = 3.0
 _BEGIN_PATIENCE_SECONDS: Final = 10.0
+_DUE_SECONDS: Final = 10.0
 
 _T = TypeVar("_T")
 OpenToken = Callable[[str, bytes], str]
@@ -59,7 +61,8 @@ class Outcome:
 class RunnerSettings:
     """`calls_per_second` 0 means no limit. More `concurrency` loses more calls to a killed process.
 
-    `rest_seconds` is how long a run that met its deadline rests before `supervise` resumes it.
+    `rest_seconds` is how long a run that met its deadline rests before `supervise` resumes it. While
+    `runs_at_once` are carried here, `supervise` begins and resumes no other: another process may.
     """
 
     calls_per_second: float = 2.0
@@ -67,6 +70,16 @@ class RunnerSettings:
     lease_seconds: float = 15.0
     poll_seconds: float = 2.0
     rest_seconds: float = 60.0
+    runs_at_once: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which syncs begin by themselves: the seconds from the beginning of one to the next, 0 for never."""
+
+    sync_seconds: float
+    reconcile_seconds: float
+    modes: Sequence[str] = AVAILABLE_MODES
 
 
 class SyncRunner:
@@ -102,6 +115,7 @@ class SyncRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping: str | None = None
+        self._told: Schedule | None = None
         self._group: asyncio.TaskGroup | None = None
         self._supervised = asyncio.Event()
 
@@ -118,6 +132,7 @@ class SyncRunner:
 
         Raises `AlreadyRunning` and `NotFound` from beginning it. Cancelling pauses the run.
         """
+        request_id = request_id or _new_request_id()
         begun = await self._begin(page_id, mode, restart, request_id)
         return await self._carry(page_id, mode, begun, deadline_seconds, request_id)
 
@@ -136,6 +151,7 @@ class SyncRunner:
         """
         async with asyncio.timeout(5):
             await self._supervised.wait()
+        request_id = request_id or _new_request_id()
         begun = await self._begin(page_id, mode, restart, request_id)
         self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
         return begun
@@ -152,6 +168,7 @@ class SyncRunner:
         """As `start`, with what a run of that mode that has ended could not read."""
         async with asyncio.timeout(5):
             await self._supervised.wait()
+        request_id = request_id or _new_request_id()
         begun = await self._beginning(
             lambda: self._store.retry_sync(
                 page_id=page_id,
@@ -164,11 +181,13 @@ class SyncRunner:
         self._leave_to_group(page_id, mode, begun, deadline_seconds, request_id)
         return begun
 
-    async def supervise(self, *, resume: bool = True) -> None:
-        """Own the runs of this process until cancelled, and `resume` those that nobody carries.
+    async def supervise(self, *, resume: bool = True, schedule: Schedule | None = None) -> None:
+        """Own the runs of this process until cancelled, `resume` those that nobody carries, begin those that
+        the `schedule` says are due.
 
         Cancelling it pauses every run it owns.
         """
+        next_due = self._time.now()
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._supervised.set()
@@ -176,6 +195,9 @@ class SyncRunner:
                 while self._stopping is None:
                     if resume:
                         await self._resume()
+                    if schedule is not None and self._time.now() >= next_due:
+                        await self._begin_due(schedule)
+                        next_due = self._time.now() + _DUE_SECONDS
                     await self._time.sleep(self._settings.poll_seconds)
             finally:
                 self._supervised.clear()
@@ -202,15 +224,63 @@ class SyncRunner:
         except ConvsyncError as error:
             _log.warning("resumable_syncs_unknown", error=type(error).__name__)
             return
+        begun, room = 0, self._settings.runs_at_once - len(self._active)
         for page_id, mode in [(run.page_id, run.mode) for run in waiting]:
+            if begun >= room:
+                return
             try:
-                begun = await self._begin(page_id, mode, False, None)
+                run = await self._begin(page_id, mode, False, None)
             except AlreadyRunning:
                 continue
             except ConvsyncError as error:
                 _log.warning("sync_not_resumed", page_id=page_id, mode=mode, error=str(error))
                 continue
-            self._leave_to_group(page_id, mode, begun, None, None)
+            self._leave_to_group(page_id, mode, run, None, await self._request_id(run.run_id))
+            begun += 1
+
+    async def _request_id(self, run_id: int) -> str | None:
+        """Of whom a run that goes on was begun for."""
+        try:
+            known: str | None = (await self._store.get_sync_run(run_id=run_id))["request_id"]
+        except ConvsyncError:
+            return None
+        return known
+
+    async def _begin_due(self, schedule: Schedule) -> None:
+        """Begin what is due and not begun by another process; lay down what nobody can carry on."""
+        try:
+            if self._told != schedule:
+                await self._store.set_sync_schedule(
+                    sync_seconds=schedule.sync_seconds, reconcile_seconds=schedule.reconcile_seconds
+                )
+                self._told = schedule
+            if laid_down := await self._store.lay_down_syncs():
+                _log.info("syncs_laid_down", count=laid_down)
+            due = await self._store.due_syncs(modes=schedule.modes)
+        except ConvsyncError as error:
+            _log.warning("due_syncs_unknown", error=type(error).__name__)
+            return
+        begun, room = 0, self._settings.runs_at_once - len(self._active)
+        for page_id, mode in [(one.page_id, one.mode) for one in due]:
+            if begun >= room:
+                return
+            request_id = _new_request_id()
+            try:
+                run = await self._store.begin_due_sync(
+                    page_id=page_id,
+                    mode=mode,
+                    owner=self._owner,
+                    lease_seconds=self._settings.lease_seconds,
+                    request_id=request_id,
+                )
+            except AlreadyRunning:
+                continue
+            except ConvsyncError as error:
+                _log.warning("sync_not_begun", page_id=page_id, mode=mode, error=str(error))
+                continue
+            if run is not None:
+                self._leave_to_group(page_id, mode, run, None, request_id)
+                begun += 1
 
     def _leave_to_group(
         self, page_id: str, mode: str, begun: Begun, deadline_seconds: float | None, request_id: str | None
@@ -246,7 +316,14 @@ class SyncRunner:
         request_id: str | None,
     ) -> Outcome:
         """Carry a run that is ours. Never raises but when cancelled."""
-        log = _log.bind(page_id=page_id, run_id=begun.run_id, mode=mode, request_id=request_id)
+        told = {"page_id": page_id, "run_id": begun.run_id, "mode": mode, "request_id": request_id}
+        # Also what is logged below, by those who know nothing of the run: the client, the database's retries.
+        with structlog.contextvars.bound_contextvars(**told):
+            return await self._carry_logged(page_id, mode, begun, deadline_seconds, _log.bind(**told))
+
+    async def _carry_logged(
+        self, page_id: str, mode: str, begun: Begun, deadline_seconds: float | None, log: Any
+    ) -> Outcome:
         log.info("sync_begun", resumed=begun.resumed)
         now = self._time.now()
         control = Control(
@@ -268,6 +345,11 @@ class SyncRunner:
                 self._idle.set()
         log.info("sync_ended", status=outcome.status, reason=outcome.reason)
         return outcome
+
+
+def _new_request_id() -> str:
+    """For what nobody asked for by HTTP: its log lines can be told from another's all the same."""
+    return secrets.token_hex(16)
 
 
 class _Attempt:

@@ -24,7 +24,7 @@ from convsync.observe.watch import WriteWatch
 from convsync.settings import Settings
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
-from convsync.sync.runner import RunnerSettings, SyncRunner
+from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
 from convsync.web import middlewares
 from convsync.web.routes import (
@@ -185,7 +185,8 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
     watch = WriteWatch(alerter, commit, path, store.metrics)
     async with asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
-        supervising = group.create_task(runner.supervise(), name="sync supervisor")
+        schedule = Schedule(settings.sync_interval, settings.reconcile_interval)
+        supervising = group.create_task(runner.supervise(schedule=schedule), name="sync supervisor")
         reading = group.create_task(contacts.run(), name="live contacts")
         counting = group.create_task(drift.run(), name="schema drift")
         tidying = group.create_task(_tidy(store, settings), name="janitor")
