@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import click
 import psycopg
@@ -400,6 +402,43 @@ async def test_sync_exits_3_at_its_deadline_and_goes_on_when_called(cli: Command
     assert code == 0
     assert json.loads(out)["run_id"] == paused["run_id"]
     assert (await world.verdict()).clean
+
+
+async def test_sync_that_is_never_given_enough_time_gets_there_all_the_same(
+    database: Any, tmp_path: Path
+) -> None:
+    """Each call goes on where the last one ended, and none reads again what one before it has read."""
+    async with (
+        open_world(
+            database,
+            conversations=40,
+            messages=20.0,
+            max_conversations_per_call=2,
+            max_messages_per_call=10,
+        ) as world,
+        commands(world, tmp_path, CONVSYNC_CALLS_PER_SECOND="20") as cli,
+    ):
+        codes, runs, made = [], [], [0]
+        while not codes or codes[-1] == 3:
+            code, out, err = await cli.run("sync", world.page_id, "--deadline", "1", "--json")
+            codes.append(code)
+            runs.append(json.loads(out))
+            made.append(world.calls())
+            assert made[-1] > made[-2], (runs, err)
+        # The budget grants no more than 20 in the second of a call, with a few under way at its end.
+        assert codes == [3] * (len(codes) - 1) + [0]
+        assert len(codes) >= 3
+        assert {run["run_id"] for run in runs} == {runs[0]["run_id"]}
+        assert {(run["status"], run["reason"]) for run in runs[:-1]} == {("paused", "deadline")}
+        assert runs[-1]["status"] == "succeeded"
+        assert runs[-1]["calls"] == made[-1]
+        read = Counter(
+            (call.path, tuple(parse_qs(call.query).get("after", ()))) for call in world.simulator.calls.calls
+        )
+        again = {place for place, times in read.items() if times > 1}
+        assert {path for path, _ in again} == {f"/{world.graph.version}/{world.page_id}/conversations"}
+        assert max(read.values()) == 2, "the list, whose front is read once more when its end was reached"
+        assert (await world.verdict()).clean
 
 
 async def test_sync_that_waits_watches_the_one_that_runs(cli: Commands, world: World) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from http_support import (
     OPERATOR,
     PAGE,
@@ -24,12 +25,16 @@ from http_support import (
     problem,
     sent_events,
 )
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 from yarl import URL
 
-from convsync.simulator import Simulator
+from convsync.errors import DatabaseUnavailable
+from convsync.simulator import DEFAULT_APP_SECRET, Simulator, SimulatorConfig
+from convsync.simulator.config import default_pages
 from convsync.web import sse, tickets
 from convsync.web.app import create_app, serve
-from convsync.web.state import RUNNER
+from convsync.web.state import RUNNER, STORE
 
 SYNC = "/api/conversations/sync"
 STREAM = "/api/conversations/sync-stream"
@@ -510,6 +515,91 @@ async def test_several_watch_and_one_who_leaves_does_not_stop_the_run(
             for stays in (second, third):
                 done = await of_kind(stays, "done")
                 assert done.data["status"] == "succeeded"
+
+
+async def test_two_streams_at_once_can_be_told_apart_by_their_request_ids(
+    configure: Any, database: Any, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two Pages, two runs with a failure each, four watchers: every event and log line says whose it is."""
+    monkeypatch.setattr(sse, "POLL_SECONDS", 0.02)
+    pages = default_pages(2)
+    config = SimulatorConfig(
+        port=0,
+        conversations=6,
+        messages=8,
+        calls_per_second=0,
+        max_conversations_per_call=2,
+        max_messages_per_call=5,
+        app_secret=DEFAULT_APP_SECRET,
+        pages=pages,
+    )
+    async with Simulator(config) as simulator:
+        settings = configure(graph_url=simulator.url, app_secret=SecretStr(DEFAULT_APP_SECRET))
+        app = create_app(settings, database.service_url)
+        service = Service(await aiohttp_client(app), app)
+        for page in pages:
+            await service.add_page(page.page_id, token=page.token)
+        # The deep threads of each fail; and the database is away for a moment, which is logged far below.
+        simulator.faults.add("/messages", "error", code=99999)
+        applying = app[STORE].apply_sync_page
+        away = {page.page_id for page in pages}
+
+        async def apply(**call: Any) -> Any:
+            if call["page_id"] in away:
+                away.remove(call["page_id"])
+                raise DatabaseUnavailable("for a moment")
+            return await applying(**call)
+
+        monkeypatch.setattr(app[STORE], "apply_sync_page", apply)
+
+        async def begun(page_id: str, name: str) -> list[Sent]:
+            async with service.client.post(
+                STREAM, json={"page_id": page_id}, headers={**OPERATOR, "X-Request-ID": name}
+            ) as answer:
+                assert answer.headers["X-Request-ID"] == name
+                return await all_events(answer)
+
+        async def watched(page_id: str, name: str) -> list[Sent]:
+            async def last_run() -> str | None:
+                page = (await service.call("GET", f"/api/pages/{page_id}"))[1]
+                return page["last_run"] and str(page["last_run"]["run_id"])
+
+            run_id = await eventually(last_run)
+            async with watching(service, run_id, **{"X-Request-ID": name}) as (answer, _):
+                assert answer.headers["X-Request-ID"] == name
+                return await all_events(answer)
+
+        one, other = (page.page_id for page in pages)
+        with capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+            streams = await asyncio.gather(
+                begun(one, "begins-one"),
+                begun(other, "begins-other"),
+                watched(one, "watches-one"),
+                watched(other, "watches-other"),
+            )
+
+    for page_id, beginner, watcher, of_beginner, of_watcher in (
+        (one, "begins-one", "watches-one", streams[0], streams[2]),
+        (other, "begins-other", "watches-other", streams[1], streams[3]),
+    ):
+        for name, events in ((beginner, of_beginner), (watcher, of_watcher)):
+            assert {"batch_failed", "done"} <= {sent.event for sent in events}
+            assert {sent.data["request_id"] for sent in events} == {beginner}
+            assert {sent.data["stream_request_id"] for sent in events} == {name}
+        run_id = int(of_beginner[-1].data["run_id"])
+        lines = [line for line in logs if line.get("run_id") == run_id]
+        assert {line["request_id"] for line in lines} == {beginner}
+        assert {line["page_id"] for line in lines} == {page_id}
+        told = {line["event"] for line in lines}
+        assert {
+            "sync_begun",
+            "database_retry",
+            "graph_call_failed",
+            "sync_batch_failed",
+            "sync_ended",
+        } <= told
+    # And none that could be of either.
+    assert [line for line in logs if "run_id" not in line] == []
 
 
 async def test_a_post_begins_the_run_and_streams_it(

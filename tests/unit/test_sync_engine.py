@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from convsync.errors import (
     AlreadyRunning,
@@ -139,6 +141,7 @@ class Store:
         self.grants: list[float] = []
         self.pace = 0.0
         self.status = "new"
+        self.begun: dict[str, Any] = {"request_id": None}
         self.reason: str | None = None
         self.fence = 0
         self.renewals = 0
@@ -161,6 +164,7 @@ class Store:
         resumed = self.status == "paused"
         if not resumed:
             self.work = {("list", ""): Work("list", "", None, None)}
+        call["request_id"] = call["request_id"] or self.begun["request_id"]
         self.status, self.fence, self.begun = "running", self.fence + 1, call
         return Begun(1, self.fence, resumed)
 
@@ -894,6 +898,31 @@ async def test_the_supervisor_resumes_what_was_paused(clock: Clock) -> None:
     async with supervised(it):
         await until(clock, lambda: it.store.status == "succeeded")
     assert it.store.messages == it.graph.all_messages()
+
+
+async def test_a_run_that_another_process_goes_on_with_keeps_its_request_id_in_the_log(clock: Clock) -> None:
+    it = world(clock, [200] * 10)
+    it.store.pace = 0.5
+    with capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        await it.run(deadline_seconds=4, request_id="r-1")
+        assert it.store.status == "paused"
+        it.store.trouble["acquire_call"] = [DatabaseUnavailable("for a moment")]
+        async with supervised(it):
+            await until(clock, lambda: it.store.status == "succeeded")
+    assert {"sync_begun", "sync_ended", "database_retry"} <= {line["event"] for line in logs}
+    assert {(line["run_id"], line["request_id"]) for line in logs} == {(1, "r-1")}
+    assert structlog.contextvars.get_contextvars() == {}, "nothing of it is left with who called"
+
+
+async def test_a_run_that_nobody_asked_for_by_http_has_a_request_id_too(clock: Clock) -> None:
+    it = world(clock, [10])
+    with capture_logs() as logs:
+        await it.run()
+        first = it.store.begun["request_id"]
+        await it.run()
+    assert first
+    assert it.store.begun["request_id"] not in ("", None, first)
+    assert {line["request_id"] for line in logs} == {first, it.store.begun["request_id"]}
 
 
 async def test_a_supervisor_told_not_to_leaves_paused_runs_alone(clock: Clock) -> None:

@@ -291,7 +291,7 @@ class GraphClient:
                 asked=self.version,
                 answered=head.version,
                 trace_id=head.trace_id,
-                request_id=head.request_id,
+                graph_request_id=head.request_id,  # Meta's; request_id is of whom the run was begun for
             )
 
 

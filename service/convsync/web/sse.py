@@ -2,7 +2,9 @@
 
 The id of an event is the run's `progress`, a number that rises with every change of its row; so any
 process can go on with a stream where `Last-Event-ID` says the reader is. Progress says where the run
-stands, so only the newest is sent; each failed batch is sent once.
+stands, so only the newest is sent; each failed batch is sent once, and again if a retry fails on it.
+Each event has the `request_id` its run was begun (or gone on with) for, and the `stream_request_id` of
+who watches.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ async def run_events(
             quiet = 0.0
             for batch in run["failed_batches"]:
                 if int(batch["progress"]) > after:
-                    yield "batch_failed", batch["progress"], {"run_id": run["run_id"], **batch}
+                    whose = {"run_id": run["run_id"], "request_id": run["request_id"]}
+                    yield "batch_failed", batch["progress"], {**whose, **batch}
             if ended:
                 yield "done", run["progress"], run
                 return
