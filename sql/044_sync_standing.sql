@@ -49,9 +49,9 @@ as $$
         where r.page_id = p_page.page_id and r.status in ('succeeded', 'partial', 'failed')
         order by r.run_id desc limit 1
       ) as last_end,
-      exists (
-        select from convsync.sync_runs r where r.page_id = p_page.page_id and r.status in ('queued', 'running', 'paused')
-      ) as at_work,
+      -- In two, as the indexes are: there are many runs that have ended.
+      exists (select from convsync.sync_runs r where r.page_id = p_page.page_id and r.status in ('queued', 'running'))
+        or exists (select from convsync.sync_runs r where r.page_id = p_page.page_id and r.status = 'paused') as at_work,
       -- The newest message is later than the last webhook of any kind: a sync had to find it.
       (
         select c.last_message_time from convsync.messenger_conversations c

@@ -101,18 +101,20 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  with planned as (
-    select p.page_id, p.added_at, m.mode, m.kind, m.every
-    from convsync_api._sync_schedule() s
-    cross join convsync.pages p
-    cross join lateral (select convsync_api._list_was_walked(p.page_id) as walked) w
-    cross join lateral (values
-      ('full', 'walk', s.sync_interval, not w.walked),
-      ('incremental', 'incremental', s.sync_interval, w.walked),
-      ('reconcile', 'walk', s.reconcile_interval, w.walked)
-    ) m (mode, kind, every, wanted)
+  with pages as materialized (
+    select p.page_id, p.added_at, convsync_api._list_was_walked(p.page_id) as walked
+    from convsync.pages p
     where (p_page_id is null or p.page_id = p_page_id) and p.removed_at is null and p.added_at is not null
-      and p.token_state in ('unchecked', 'valid') and m.wanted and m.every > interval '0' and (p_modes is null or m.mode = any (p_modes))
+      and p.token_state in ('unchecked', 'valid')
+  ), planned as (
+    select p.page_id, p.added_at, m.mode, m.kind, m.every
+    from pages p
+    join (
+      select v.mode, v.kind, v.walked, case v.mode when 'reconcile' then s.reconcile_interval else s.sync_interval end as every
+      from convsync_api._sync_schedule() s
+      cross join (values ('full', 'walk', false), ('incremental', 'incremental', true), ('reconcile', 'walk', true)) v (mode, kind, walked)
+    ) m on m.walked = p.walked
+    where m.every > interval '0' and (p_modes is null or m.mode = any (p_modes))
       and not exists (
         select from convsync.sync_runs r
         where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status in ('queued', 'running'))
