@@ -111,7 +111,7 @@ select ok(pg_temp.due_from('reconcile') between 200 + 1296 and 200 + 1585, 'and 
 select is(pg_temp.due(10000, 'full'), 'nothing', 'where nothing but full ones can be made, nothing more is');
 select ok(pg_temp.at(218) = '' and pg_temp.begin_sync('incremental'), 'an incremental begins');
 select is(pg_temp.due(2000), '100 reconcile', 'a reconcile may be made beside it');
-select is(pg_temp.list(null, null) and pg_temp.list(null, null), true, 'it ends');
+select ok((array[pg_temp.list(null, null), pg_temp.list(null, null)])[1], 'it ends, with one pass over the list or two');
 select is(pg_temp.at(219) || pg_temp.finish(), 'succeeded', 'well');
 select ok(pg_temp.due_from('incremental') between 231.5 and 235, 'and the next is due by its beginning');
 select is(pg_temp.due(2000), '100 incremental, 100 reconcile', 'the longest due first');
