@@ -395,7 +395,10 @@ def unreadable_copies() -> list[Fact]:
     letters = [fact for fact in facts if isinstance(fact, DeadLetter)]
     assert len(letters) == len(facts) == 4 * len(UNREADABLE)
     facts += [replace(letter, page_id="") for letter in letters]
-    facts += [dead_letter(fact, ValueError("22003")) for fact in [*history(), snapshot()]]
+    facts += [
+        dead_letter(fact, ValueError("22003"), orjson.dumps(fact.as_json()))
+        for fact in [*history(), snapshot()]
+    ]
     late = orjson.dumps({"entry": [{"messaging": [*UNREADABLE.values(), {"timestamp": milliseconds(7200)}]}]})
     facts += [
         DeadLetter("", "object: neither page nor instagram", late),

@@ -30,17 +30,16 @@ import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import orjson
 import structlog
 
-from convsync.facts import DeadLetter, Fact, clean
+from convsync.facts import DeadLetter, Fact
 from convsync.webhook.waiting_room import (
     Entry,
     Key,
     QueueFull,
     RefusedError,
+    Submitted,
     TookTooLong,
     Unavailable,
     WaitingRoom,
@@ -75,21 +74,13 @@ class _Call:
     overtaken: bool = False
 
 
-class Submitted(Protocol):
-    """What `submit` needs of a delivery."""
-
-    @property
-    def facts(self) -> Sequence[Fact]: ...
-
-
-def dead_letter(fact: Fact, error: BaseException) -> DeadLetter:
-    """The fact the database refused, as its JSON, with the database's own short reason."""
+def dead_letter(fact: Fact, error: BaseException, raw: bytes) -> DeadLetter:
+    """The fact the database refused, as the bytes that told it, with the database's own short reason."""
     diag = getattr(error, "diag", None)
     # Not str(error): what a driver prints holds the failing row and the query.
     message = getattr(error, "message", None) or getattr(diag, "message_primary", None)
     state = getattr(error, "sqlstate", None)
     parts = [str(part) for part in (state, message or type(error).__name__) if part]
-    raw = orjson.dumps(clean(fact.as_json()), option=orjson.OPT_UTC_Z, default=str)
     return DeadLetter(fact.page_id, "refused: " + " ".join(parts)[:300], raw)
 
 
@@ -109,7 +100,7 @@ class GroupCommit:
         *,
         is_poison: Callable[[BaseException], bool],
         is_transient: Callable[[BaseException], bool],
-        to_dead_letter: Callable[[Fact, BaseException], DeadLetter] = dead_letter,
+        to_dead_letter: Callable[[Fact, BaseException, bytes], DeadLetter] = dead_letter,
         max_waiting: int = 20_000,
         max_batch: int = 2_500,
         patience: float = 4.0,
@@ -184,7 +175,7 @@ class GroupCommit:
             return
         loop = asyncio.get_running_loop()
         try:
-            entry = self._room.enter(facts, loop.time() + self._patience, loop.create_future())
+            entry = self._room.enter(delivery, loop.time() + self._patience, loop.create_future())
         except QueueFull:
             self.refused_full += 1
             raise
@@ -378,7 +369,7 @@ class GroupCommit:
     async def _commit_apart(self, entry: Entry, refusal: Exception) -> None:
         """Commit a delivery that as a whole met `refusal`, in as many calls as it takes."""
         try:
-            await self._divide(entry.facts, entry.deadline, refusal)
+            await self._divide(entry, entry.facts, refusal)
         except Unavailable as unavailable:
             self._settle(entry, unavailable)
         except Exception as error:
@@ -390,25 +381,25 @@ class GroupCommit:
         else:
             self._settle(entry)
 
-    async def _divide(self, facts: Sequence[Fact], deadline: float, refusal: Exception) -> None:
-        """Commit facts that together met `refusal`: poison becomes dead letters, the rest commits."""
+    async def _divide(self, entry: Entry, facts: Sequence[Fact], refusal: Exception) -> None:
+        """Commit facts of one delivery that together met `refusal`; poison becomes dead letters."""
         if len(facts) > 1:
             middle = len(facts) // 2
             for half in (facts[:middle], facts[middle:]):
                 try:
-                    await self._call(half, deadline)
+                    await self._call(half, entry.deadline)
                 except Exception as error:
                     if not self._divisible(error):
                         raise
-                    await self._divide(half, deadline, error)
+                    await self._divide(entry, half, error)
             return
         fact = facts[0]
         if not self._is_poison(refusal) or isinstance(fact, DeadLetter):
             raise refusal
         self.poison += 1
-        letter = self._to_dead_letter(fact, refusal)
+        letter = self._to_dead_letter(fact, refusal, entry.delivery.bytes_of(fact))
         _log.error("group_commit.poison", page_id=fact.page_id, reason=letter.reason)
-        await self._call([letter], deadline)
+        await self._call([letter], entry.deadline)
 
     def _divisible(self, error: Exception) -> bool:
         return self._is_poison(error) or _sqlstate(error) == CANCELLED
