@@ -2,9 +2,9 @@
 
 While one call is in the database the next batch collects; no timer delays a lone delivery. A batch that has
 become as large as the one under way does not wait for it: under load the database always finds the next one
-ready. Calls that are under way at once have no conversation in common, so that none waits for another's
-locks. `submit` returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets
-its 200.
+ready. Batches that are under way at once have no conversation in common, so that none waits for another's
+locks. That saves time and nothing else: the row lock of a conversation orders whatever comes for it. `submit`
+returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets its 200.
 
 What goes wrong, and who pays for it:
 
@@ -15,7 +15,9 @@ What goes wrong, and who pays for it:
 - A conversation locked by somebody else's session: nobody can tell which one it is before the call has
   waited a second for it (55P03). So a call that takes long is overtaken by the next batches. After 55P03
   the deliveries of that batch go on one by one beside the main lane. Those of the locked conversation keep
-  trying; and until one of them has passed, what comes for it stays out of the main lane.
+  trying; and until one of them has passed, what comes for it stays out of the main lane. The lanes beside it
+  do not ask what else is under way, they are there to wait: one that waits for a lock may hold the lock of
+  another conversation of its delivery meanwhile, and who needs that is overtaken in its turn.
 - Cancelled by a timeout (57014): halved, since the same size would be cancelled again.
 - Anything else (a defect): halved as well, so that one delivery cannot hold up the others for ever; only
   as often as it takes to find a single culprit, because what fails everywhere is nobody's fault.
@@ -129,7 +131,7 @@ class GroupCommit:
         self._stuck: deque[Entry] = deque()  # of a conversation known to be locked
         # Until when it is taken to be locked. One that passes ends that sooner: the time only bounds memory.
         self._stuck_keys: dict[Key, float] = {}
-        self._under_way: dict[Entry, set[Key]] = {}  # what went into a call and is not settled
+        self._under_way: dict[Entry, set[Key]] = {}  # what went into a batch and is not settled
         self._occupied: Counter[Key] = Counter()  # how many of those a conversation has
         self._held: dict[Key, list[Entry]] = {}  # until nothing of the conversation is under way
         self._overlooked: set[Entry] = set()  # held back more than once, of several conversations in turn
@@ -436,7 +438,7 @@ class GroupCommit:
         """Full jitter: a random part of a bound that doubles."""
         return self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
 
-    # What is under way: of one conversation, one thing at a time.
+    # What went into batches: of one conversation, into one at a time.
 
     def _occupy(self, entry: Entry) -> None:
         self._overlooked.discard(entry)
@@ -464,7 +466,7 @@ class GroupCommit:
         return True
 
     async def _isolate(self, entries: Sequence[Entry]) -> None:
-        """Let them go on one by one, of each conversation one first: no two lanes shall wait for one lock."""
+        """Let them go on one by one, of each conversation one first: that tells whether it is locked."""
         firsts: list[Entry] = []
         others: list[Entry] = []
         seen: set[Key] = set()
