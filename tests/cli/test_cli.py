@@ -18,6 +18,7 @@ from psycopg import sql
 from convsync.cli import main
 from convsync.pages import WEBHOOK_FIELDS
 from faults.processes import Commands, commands, until
+from secrets_hunt import marked
 from sync.world import World, open_world
 
 
@@ -94,7 +95,7 @@ def test_new_key_is_32_bytes_and_never_the_same() -> None:
     assert len(keys) == 3
 
 
-SECRET = "marker-secret-marker"
+SECRET = marked("secret")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ async def test_page_is_added_listed_subscribed_and_removed(cli: Commands, world:
 
 async def test_token_that_graph_refuses_is_said_and_exits_1(cli: Commands, world: World) -> None:
     code, out, err = await cli.run(
-        "page", "add", world.page_id, "--token-stdin", "--json", told=b"EAAmarkertokenmarkertoken\n"
+        "page", "add", world.page_id, "--token-stdin", "--json", told=f"{marked('EAAmarker')}\n".encode()
     )
     assert code == 1
     assert json.loads(out)["token"] == "invalid"

@@ -25,7 +25,8 @@ from convsync.store import Store, create_pool
 from convsync.sync.ports import Time
 from convsync.sync.retry import Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
-from convsync.tokens import TokenBox, new_key
+from convsync.tokens import TokenBox
+from secrets_hunt import marked_key
 
 QUICK = Backoff(base=0.01, cap=0.02)
 LIST_CALL = "/conversations"
@@ -172,7 +173,7 @@ async def open_world(
             database.owner_url, autocommit=True, row_factory=dict_row
         )
         stack.push_async_callback(owner.close)
-        box = TokenBox(new_key())
+        box = TokenBox(marked_key())
         page = simulator.page
         await store.add_page(
             page_id=page.page_id,

@@ -19,8 +19,9 @@ from structlog.testing import capture_logs
 from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphClient, node_path, parse_json
 from convsync.graph.errors import GraphError
+from secrets_hunt import marked
 
-TOKEN = "EAAtestToken0123456789abcdef"
+TOKEN = marked("EAAtestToken")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -22,12 +22,13 @@ from convsync.graph.reading import (
     read_conversations,
     read_messages,
 )
+from secrets_hunt import marked
 
 T = TypeVar("T")
 PAGE = "700100"
 ANNA = "810001"
 SEEN = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-TOKEN = "EAAtestToken0123456789abcdef"
+TOKEN = marked("EAAtestToken")
 
 
 def person(person_id: Any, name: Any = "Somebody") -> dict[str, Any]:
