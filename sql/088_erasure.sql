@@ -31,97 +31,91 @@ as $$
   select sha256(s.erasure_key || convert_to(p_page_id || chr(30) || p_message_id, 'UTF8')) from convsync.installation_secrets s;
 $$;
 
-create or replace function convsync_api._is_erased_message(p_page_id text, p_message_id text)
-returns boolean
+create or replace function convsync_api._sift(
+  p_facts convsync.fact[], out admitted convsync.fact[], out refused convsync.fact[], out proofs convsync.fact[]
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_key bytea;
+begin
+  -- Most Pages have no tombstone and no horizon: then nothing is computed.
+  if not exists (
+    select
+    from (select distinct f.page_id from unnest(p_facts) f) t
+    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
+      or exists (select from convsync.pages p where p.page_id = t.page_id and p.purged_before is not null)
+  ) then
+    admitted := p_facts;
+    return;
+  end if;
+  select s.erasure_key into strict v_key from convsync.installation_secrets s;
+  -- What is refused says why in its reason. Some of it proves that its message is of before: one whose time is, and an amendment
+  -- whose time is, for its message is older still. Graph's times are cut down to their second: another copy may be of after
+  -- the erasure, until the whole second is of before.
+  -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
+  select array_agg(r.fact) filter (where r.refused is null), array_agg(r.fact) filter (where r.refused is not null),
+    array_agg(r.fact) filter (where r.proof)
+  into admitted, refused, proofs
+  from (
+    select c.refused, c.proof, row(c.kind, c.page_id, c.sender_id, c.message_id, c.direction, c.at, c.text, c.event_type, c.metadata,
+      c.observed_at, c.in_thread, c.num_edit, c.actor_id, c.action, c.reaction, c.emoji, c.what, c.thread_id,
+      case when c.kind = 'thread' and (c.fields ->> 'updated_time')::timestamptz < c.purged_before then c.fields - 'snippet'
+        else c.fields end,
+      coalesce(c.refused, c.reason), c.raw, c.counted)::convsync.fact as fact
+    from (
+      select w.*,
+        case when w.kind in ('watermark', 'dead_letter') then 1
+          else row_number() over (partition by w.refused is null, w.kind, w.page_id, w.message_id,
+            case when w.kind = 'thread' then w.sender_id end order by w.round) end as counted
+      from (
+        select j.*,
+          case when j.kind = 'dead_letter' then null
+            when j.of_before or j.known
+              or (j.is_of_message and bool_or(j.proof) over (partition by j.page_id, j.message_id)) then 'erased'
+            when j.kind not in ('thread', 'watermark') and j.at < j.purged_before then 'purged' end as refused
+        from (
+          -- The digests of _contact_digest and _message_digest, without a call for each.
+          select f.*, p.purged_before, t.is_of_message, m.page_id is not null as known,
+            e.erased_at is not null and not coalesce(
+              case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at, false) as of_before,
+            t.is_of_message and coalesce(
+              f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at, false) as proof
+          from unnest(p_facts) f
+          cross join lateral (select f.kind in ('message', 'edit', 'reaction', 'unsend') as is_of_message) t
+          left join convsync.pages p on p.page_id = f.page_id
+          left join convsync.erased_contacts e
+            on f.kind <> 'dead_letter' and e.page_id = f.page_id
+              and e.contact_digest = sha256(v_key || convert_to(f.page_id || chr(31) || f.sender_id, 'UTF8'))
+          left join convsync.erased_messages m
+            on t.is_of_message and m.page_id = f.page_id
+              and m.message_digest = sha256(v_key || convert_to(f.page_id || chr(30) || f.message_id, 'UTF8'))
+        ) j
+      ) w
+    ) c
+  ) r;
+end
+$$;
+
+create or replace function convsync_api._admissible(p_facts convsync.fact[])
+returns convsync.fact[]
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (select from convsync.erased_messages m where m.page_id = p_page_id)
-    and exists (
-      select from convsync.erased_messages m
-      where m.page_id = p_page_id and m.message_digest = convsync_api._message_digest(p_page_id, p_message_id)
-    );
+  select coalesce(s.admitted, '{}') from convsync_api._sift(p_facts) s;
 $$;
 
-create or replace function convsync_api._await_refusals(p_facts convsync.fact[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-begin
-  -- Of an amendment and the refusal of its message one waits here for the other, and then sees what it did.
-  if not exists (
-    select
-    from (select distinct f.page_id from unnest(p_facts) f) t
-    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
-  ) then
-    return;
-  end if;
-  perform
-  from convsync.erased_contacts e
-  where (e.page_id, e.contact_digest) in (
-    select f.page_id, convsync_api._contact_digest(f.page_id, f.sender_id) from unnest(p_facts) f
-  )
-  order by e.page_id, e.contact_digest
-  for share of e;
-end
-$$;
-
-create or replace function convsync_api._settle_refused(p_told convsync.fact[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  v_pages text[];
-  v_contacts bytea[];
-  v_ids text[];
-  v_messages bytea[];
-begin
-  -- Graph's times are cut down to their second: another copy may be of after the erasure, until the whole second is of before.
-  -- An amendment of before is as good a witness: its message is older still.
-  select array_agg(t.page_id), array_agg(t.contact_digest), array_agg(t.message_id), array_agg(t.message_digest)
-  into v_pages, v_contacts, v_ids, v_messages
-  from (
-    select distinct f.page_id, e.contact_digest, f.message_id, convsync_api._message_digest(f.page_id, f.message_id) as message_digest
-    from unnest(p_told) f
-    join convsync.erased_contacts e
-      on e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
-    where f.kind in ('message', 'edit', 'reaction', 'unsend')
-      and f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at
-  ) t
-  where not exists (
-      select from convsync.erased_messages m where m.page_id = t.page_id and m.message_digest = t.message_digest)
-    or exists (
-      select from convsync.pending_amendments a where a.page_id = t.page_id and a.message_id = t.message_id);
-  if v_ids is null then
-    return;
-  end if;
-  perform
-  from convsync.erased_contacts e
-  where (e.page_id, e.contact_digest) in (select t.page_id, t.digest from unnest(v_pages, v_contacts) t (page_id, digest))
-  order by e.page_id, e.contact_digest
-  for no key update of e;
-  insert into convsync.erased_messages (page_id, message_digest)
-  select distinct t.page_id, t.digest
-  from unnest(v_pages, v_messages) t (page_id, digest)
-  order by t.page_id, t.digest
-  on conflict on constraint erased_messages_pkey do nothing;
-  delete from convsync.pending_amendments a
-  using unnest(v_pages, v_ids) t (page_id, message_id)
-  where a.page_id = t.page_id and a.message_id = t.message_id;
-end
-$$;
-
-create or replace function convsync_api._admissible(p_facts convsync.fact[])
+create or replace function convsync_api._news_of_before(p_proofs convsync.fact[])
 returns convsync.fact[]
 language plpgsql
 stable
@@ -134,40 +128,179 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-  -- Most Pages have no tombstone and no horizon: then nothing is computed.
-  if not exists (
-    select
-    from (select distinct f.page_id from unnest(p_facts) f) t
-    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
-      or exists (select from convsync.pages p where p.page_id = t.page_id and p.purged_before is not null)
-  ) then
-    return p_facts;
-  end if;
-  -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
+  -- The proofs that a message is of before which was not known as such, or of which something is here.
   return (
-    select coalesce(array_agg(row(k.kind, k.page_id, k.sender_id, k.message_id, k.direction, k.at, k.text, k.event_type, k.metadata,
-      k.observed_at, k.in_thread, k.num_edit, k.actor_id, k.action, k.reaction, k.emoji, k.what, k.thread_id,
-      case when k.kind = 'thread' and (k.fields ->> 'updated_time')::timestamptz < k.purged_before then k.fields - 'snippet'
-        else k.fields end,
-      k.reason, k.raw, k.counted)::convsync.fact), '{}')
-    from (
-      select f.*, p.purged_before,
-        case when f.kind in ('watermark', 'dead_letter') then 1
-          else row_number() over (partition by f.kind, f.page_id, f.message_id,
-            case when f.kind = 'thread' then f.sender_id end order by f.round) end as counted
-      from unnest(p_facts) f
-      left join convsync.pages p on p.page_id = f.page_id
-      left join convsync.erased_contacts e
-        on f.kind <> 'dead_letter' and e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
-      left join convsync.erased_messages m
-        on f.kind = 'message' and m.page_id = f.page_id and m.message_digest = convsync_api._message_digest(f.page_id, f.message_id)
-      where f.kind = 'dead_letter'
-        or ((e.erased_at is null
-            or case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at)
-          and m.page_id is null
-          and (p.purged_before is null or f.kind in ('thread', 'watermark') or f.at >= p.purged_before))
-    ) k
+    select array_agg(f)
+    from unnest(p_proofs) f
+    where not exists (
+        select from convsync.erased_messages m
+        where m.page_id = f.page_id and m.message_digest = convsync_api._message_digest(f.page_id, f.message_id))
+      or exists (
+        select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id)
+      or exists (
+        select from convsync.pending_amendments a where a.page_id = f.page_id and a.message_id = f.message_id)
   );
+end
+$$;
+
+create or replace function convsync_api._scrub_conversations(p_page_id text, p_conversations bigint[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_xid xid8 := pg_current_xact_id();
+begin
+  -- The row stays, without anything of the person: its number and its changes keep their meaning.
+  update convsync.messenger_conversations c
+  set sender_id = 'erased:' || c.conversation_id,
+    sender_name = null, sender_name_at = null, thread_id = null, thread_id_at = null,
+    last_message = null, last_message_id = null, last_message_time = null, last_inbound_time = null,
+    message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
+    can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
+    updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
+    conversation_status = default, tags = '{}', assignee = null, note = null, deleted_at = p_now, history_complete_at = null,
+    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = p_now
+  where c.page_id = p_page_id and c.conversation_id = any (p_conversations);
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{erased}', p_now
+  from convsync.messenger_conversations c
+  where c.page_id = p_page_id and c.conversation_id = any (p_conversations)
+  order by c.conversation_id
+  on conflict on constraint conversation_changes_once_per_transaction do update
+  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+end
+$$;
+
+create or replace function convsync_api._who_is_told(
+  p_facts convsync.fact[], p_keys convsync.conversation_key[],
+  out told convsync.conversation_key[], out silent convsync.conversation_key[]
+)
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set enable_mergejoin = off
+as $$
+begin
+  -- Of the conversations that are locked, those that this call has facts of, and those that are locked for something else.
+  select array_agg(k) filter (where f.page_id is not null), array_agg(k) filter (where f.page_id is null)
+  into told, silent
+  from unnest(p_keys) k
+  left join (select distinct a.page_id, a.sender_id from unnest(p_facts) a) f on f.page_id = k.page_id and f.sender_id = k.sender_id;
+end
+$$;
+
+create or replace function convsync_api._erase_messages(
+  p_proofs convsync.fact[], p_facts convsync.fact[], p_now timestamptz,
+  inout p_keys convsync.conversation_key[], out deltas convsync.conversation_delta[]
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_gone convsync.conversation_fold[];
+  v_waited boolean;
+  v_silent convsync.conversation_key[];
+  v_emptied convsync.conversation_key[];
+  v_page text;
+begin
+  -- Another copy of such a message, or what was done to it, may have come first and seemed to be of after the erasure. Whoever is
+  -- bringing one at this moment is waited for; who comes later finds the digest.
+  p_keys := convsync_api._lock_messages(p_proofs, p_keys);
+  -- Whose amendments wait for it, locked late and so without waiting, as in _lock_owners.
+  p_keys := p_keys || array(
+    select row(l.page_id, l.sender_id, l.conversation_id, false)::convsync.conversation_key
+    from (
+      select c.page_id, c.sender_id, c.conversation_id
+      from (
+        select a.page_id, a.sender_id
+        from unnest(p_proofs) f
+        join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+        except
+        select k.page_id, k.sender_id from unnest(p_keys) k
+      ) t
+      join convsync.messenger_conversations c on c.page_id = t.page_id and c.sender_id = t.sender_id
+      for no key update of c nowait
+    ) l);
+  insert into convsync.erased_messages (page_id, message_digest)
+  select distinct f.page_id, convsync_api._message_digest(f.page_id, f.message_id) as digest
+  from unnest(p_proofs) f
+  order by f.page_id, digest
+  on conflict on constraint erased_messages_pkey do nothing;
+
+  perform
+  from unnest(p_proofs) f
+  join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+  order by a.page_id, a.message_id
+  for update of a;
+  delete from convsync.pending_amendments a
+  using unnest(p_proofs) f
+  where a.page_id = f.page_id and a.message_id = f.message_id;
+  v_waited := found;
+  with gone as (
+    delete from convsync.contact_interaction_events e
+    using unnest(p_proofs) f
+    where e.page_id = f.page_id and e.message_id = f.message_id
+    returning e.page_id, e.conversation_id, e.event_timestamp, (e.in_thread and e.deleted_at is null)::integer as live
+  )
+  select array_agg(row(g.page_id, null, g.conversation_id, null, null, 0, g.events, -g.live, true, g.at, null, null, null)::convsync.conversation_fold)
+  into v_gone
+  from (
+    select d.page_id, d.conversation_id, count(*) as events, sum(d.live) as live, max(d.event_timestamp) as at
+    from gone d
+    group by d.page_id, d.conversation_id
+  ) g;
+  update convsync.messenger_conversations c
+  set last_inbound_time = (
+    select max(e.event_timestamp)
+    from convsync.contact_interaction_events e
+    where e.page_id = c.page_id and e.conversation_id = c.conversation_id
+      and e.direction = 'in' and (e.in_thread or e.event_type = 'postback'))
+  from unnest(v_gone) g
+  where c.page_id = g.page_id and c.conversation_id = g.conversation_id and c.last_inbound_time <= g.inbound_at;
+
+  -- Who was here only because of that goes with it, unless this call tells something else of them.
+  select t.told, t.silent into p_keys, v_silent from convsync_api._who_is_told(p_facts, p_keys) t;
+  select array_agg(k) into v_emptied
+  from unnest(v_silent) k
+  join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
+  where (k.created or v_gone is not null or v_waited)
+    and num_nonnulls(c.sender_name_at, c.thread_id_at, c.unread_count_at, c.snippet_at, c.can_reply_at, c.reported_count_at,
+      c.updated_time_at, c.read_watermark, c.delivered_watermark, c.last_inbound_time, c.assignee, c.note) = 0
+    and c.tags = '{}' and c.conversation_status = 'active'
+    and not exists (
+      select from convsync.contact_interaction_events e where e.page_id = c.page_id and e.conversation_id = c.conversation_id)
+    and not exists (
+      select from convsync.pending_amendments a where a.page_id = c.page_id and a.sender_id = c.sender_id);
+  -- A row that was inserted for the lock only: nobody has seen it.
+  delete from convsync.messenger_conversations c
+  using unnest(v_emptied) k
+  where k.created and c.page_id = k.page_id and c.conversation_id = k.conversation_id;
+  for v_page in select distinct k.page_id from unnest(v_emptied) k where not k.created order by 1 loop
+    perform convsync_api._scrub_conversations(v_page,
+      array(select k.conversation_id from unnest(v_emptied) k where k.page_id = v_page and not k.created), p_now);
+  end loop;
+
+  select array_agg(row(g.page_id, g.conversation_id, 'purged', 0, g.events_changed, g.live)::convsync.conversation_delta)
+  into deltas
+  from unnest(v_gone) g
+  where not exists (select from unnest(v_emptied) k where k.page_id = g.page_id and k.conversation_id = g.conversation_id);
+  p_keys := p_keys || array(
+    select k
+    from unnest(v_silent) k
+    where exists (select from unnest(deltas) d where d.page_id = k.page_id and d.conversation_id = k.conversation_id));
 end
 $$;
 
@@ -416,7 +549,6 @@ as $$
 declare
   v_now timestamptz;
   v_erased_at timestamptz;
-  v_xid xid8;
   v_keys convsync.conversation_key[];
   v_ids bigint[];
   v_senders text[];
@@ -466,7 +598,6 @@ begin
   -- Dead letters have no conversation to be locked: those that are being kept are waited for, and what comes after finds the tombstone.
   perform pg_advisory_xact_lock(1668183670, 14);
   v_now := convsync_api._now();
-  v_xid := pg_current_xact_id();
 
   -- What came from a clock ahead of ours is of before as well; one that is days ahead is wrong.
   select least(v_now + interval '1 day', greatest(v_now,
@@ -548,24 +679,7 @@ begin
   delete from convsync.messenger_conversations c
   using unnest(v_keys) k
   where k.created and c.page_id = p_page_id and c.conversation_id = k.conversation_id;
-  -- Any other stays, without anything of the person: its number and its changes keep their meaning.
-  update convsync.messenger_conversations c
-  set sender_id = 'erased:' || c.conversation_id,
-    sender_name = null, sender_name_at = null, thread_id = null, thread_id_at = null,
-    last_message = null, last_message_id = null, last_message_time = null, last_inbound_time = null,
-    message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
-    can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
-    updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
-    conversation_status = default, tags = '{}', assignee = null, note = null, deleted_at = v_now, history_complete_at = null,
-    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = v_now
-  where c.page_id = p_page_id and c.conversation_id = any (v_ids);
-  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
-  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{erased}', v_now
-  from convsync.messenger_conversations c
-  where c.page_id = p_page_id and c.conversation_id = any (v_ids)
-  order by c.conversation_id
-  on conflict on constraint conversation_changes_once_per_transaction do update
-  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+  perform convsync_api._scrub_conversations(p_page_id, v_ids, v_now);
   return jsonb_build_object(
     'conversation_id', (select min(k.conversation_id)::text from unnest(v_keys) k where not k.created),
     'events', v_events, 'waiting_amendments', v_pending, 'dead_letters', v_letters, 'erased_at', v_erased_at);

@@ -1019,21 +1019,13 @@ def test_what_is_done_later_to_a_message_of_before_does_not_stay_in_any_order(
 ) -> None:
     """Its message is refused before, between or after them, or in the same call."""
     facts = [*LATER, OLD_COPIES[copy]]
-    mirrors = []
     for order in permutations(facts):
         for calls in ([[fact] for fact in order], [order], [order, order]):
             prepare(service, owner, known)
             for batch in calls:
                 ingest(service, *batch)
-            mirrors.append(mirror(owner))
-            assert traces_but_the_contact(owner) == []
-    assert mirrors[0]["events"] == mirrors[0]["pending"] == []
-    assert all(each == mirrors[0] for each in mirrors)
-
-
-def traces_but_the_contact(owner: Connection) -> list[str]:
-    """Who edits a message after their erasure is a contact anew; nothing but their id may be there."""
-    return [line for line in traces(owner) if not line.startswith("messenger_conversations: ")]
+            assert traces(owner) == []
+            assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
 
 
 @pytest.mark.parametrize("known", ["message", "amendment"])
@@ -1044,8 +1036,8 @@ def test_what_is_done_later_to_a_message_that_was_erased_is_not_kept(
     for order in permutations(LATER):
         prepare(service, owner, known)
         ingest(service, *order)
-        assert traces_but_the_contact(owner) == []
-        assert mirror(owner)["pending"] == []
+        assert traces(owner) == []
+        assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
 
 
 def test_what_is_done_to_a_new_message_waits_for_it_in_any_order(
@@ -1117,9 +1109,163 @@ def test_a_message_is_refused_while_something_is_said_of_it(
 
     do_first, do_second = (refuse, amend) if refusal_first else (amend, refuse)
     _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
-    late.result()
+    if refusal_first:
+        assert isinstance(late.exception(), psycopg.errors.SerializationFailure)
+        assert amend(second) == []
+    else:
+        late.result()
     assert mirror(owner)["pending"] == []
-    assert traces_but_the_contact(owner) == []
+    # the contact is one of after, and is there with their id
+    assert [line for line in traces(owner) if not line.startswith("messenger_conversations: ")] == []
+
+
+# What may be told of messages of before: with a time that proves it or without one, under any name.
+UNTIMED = at(7200)
+COPIES: list[Fact] = [
+    copy
+    for mid in ("m_ada1", "m_ada2")
+    for copy in (
+        Message(PAGE, ADA, mid, "in", at(1.25), "MARKER"),
+        Message(PAGE, ADA, mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, f"thread:{THREAD}", mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, "thread:t_unknown", mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, ADA, mid, "in", UNTIMED, "MARKER"),
+        Message(PAGE, f"thread:{THREAD}", mid, "out", UNTIMED, "MARKER"),
+        Message(PAGE, BOB, mid, "in", UNTIMED, "MARKER"),
+        Edit(PAGE, ADA, mid, at(4), 1, "MARKER"),
+        Edit(PAGE, ADA, mid, at(4000), 2, "MARKER"),
+        Reaction(PAGE, ADA, mid, at(4001), ADA, "react", "love"),
+        Unsend(PAGE, ADA, mid, at(4002)),
+    )
+]
+OF_AFTER: list[Fact] = [
+    Message(PAGE, ADA, "m_new", "in", at(4000), "new"),
+    Edit(PAGE, ADA, "m_new", at(4010), 1, "new, edited"),
+    Message(PAGE, BOB, "m_bob", "in", at(2), "of a bystander"),
+    Watermark(PAGE, ADA, "read", at(4003)),
+    snapshot(updated=4004, seen=7300, name="anew"),
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_copies_of_a_message_of_before_with_its_time_or_without_give_the_same_in_any_order(
+    service: Connection, owner: Connection, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    facts = chance.sample(COPIES, chance.randint(2, 6)) + chance.sample(OF_AFTER, chance.randint(0, 2))
+    known = chance.choice(["nothing", "nothing", "message", "amendment"])
+    mirrors = []
+    for again in range(4):
+        prepare(service, owner, known)
+        told_now = chance.sample(facts, len(facts)) + (chance.sample(facts, 2) if again else [])
+        if again:
+            in_batches(service, told_now, chance)
+        else:
+            for fact in told_now:
+                ingest(service, fact)
+        mirrors.append(mirror(owner))
+    assert all(each == mirrors[0] for each in mirrors), facts
+
+
+def test_what_came_without_its_time_goes_when_a_copy_tells_it(service: Connection, owner: Connection) -> None:
+    """With all that was made of it: the contact too, if nothing else was told of them."""
+    prepare(service, owner, "nothing")
+    untimed, proof = replace(OLD_COPIES["webhook"], at=UNTIMED), OLD_COPIES["graph"]
+    [made] = ingest(service, untimed, LATER[0])
+    assert (made["created"], made["events_added"]) == (True, 1)
+    assert ingest(service, proof) == []
+    assert traces(owner) == []
+    assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
+    [row] = rows(
+        owner,
+        """select sender_id, version, message_count from convsync.messenger_conversations
+           where conversation_id = %(id)s""",
+        id=made["conversation_id"],
+    )
+    assert row == {"sender_id": f"erased:{made['conversation_id']}", "version": 2, "message_count": 0}
+    kinds = rows(
+        owner,
+        "select kinds from convsync.conversation_changes where conversation_id = %(id)s order by change_id",
+        id=made["conversation_id"],
+    )
+    assert [row["kinds"] for row in kinds] == [["edit", "message"], ["erased"]]
+    # Who has more than that stays, without it
+    [made] = ingest(service, told("m_new", 4000, "new", ADA), replace(untimed, message_id="m_ada3"))
+    [left] = ingest(service, replace(proof, message_id="m_ada3"))
+    assert (left["conversation_id"], left["version"], left["events_changed"]) == (
+        made["conversation_id"],
+        2,
+        1,
+    )
+    [contact] = mirror(owner)["conversations"]
+    assert (contact["row"]["message_count"], contact["row"]["last_message_id"]) == (1, "m_new")
+    assert datetime.fromisoformat(contact["row"]["last_inbound_time"]) == at(4000)
+    assert ingest(service, replace(untimed, message_id="m_ada3"), replace(proof, message_id="m_ada3")) == []
+
+
+@pytest.mark.parametrize("proof_first", [True, False])
+@pytest.mark.parametrize("sender", [ADA, BOB])
+def test_a_copy_without_its_time_comes_while_another_tells_it(
+    connect: Connect, service: Connection, owner: Connection, sender: str, proof_first: bool
+) -> None:
+    """Also under another name, and so under another lock: one waits, and then sees what the other did."""
+    prepare(service, owner, "nothing")
+    first, second = connect(), connect()
+
+    def prove(session: Connection) -> list[Json]:
+        return ingest(session, OLD_COPIES["webhook"])
+
+    def tell(session: Connection) -> list[Json]:
+        return ingest(session, replace(OLD_COPIES["webhook"], sender_id=sender, at=UNTIMED))
+
+    do_first, do_second = (prove, tell) if proof_first else (tell, prove)
+    _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
+    if error := late.exception():
+        assert isinstance(error, psycopg.OperationalError)
+        assert isinstance(errors.from_database(error), errors.TryAgain)
+        do_second(second)
+    assert traces(owner) == []
+    assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
+
+
+def test_two_calls_with_something_of_before_and_of_after_of_the_same_two_people(
+    database: Any, service: Connection, owner: Connection
+) -> None:
+    """Each refuses a message of the one and amends one of the other: only one waits for the other."""
+    people = (ADA, BOB)
+    for person in people:
+        erase(service, person)
+    ingest(service, DeadLetter(PAGE, "not understood", b"[]"))
+
+    def call_of(session: Connection, amends: str, refuses: str) -> None:
+        facts = [
+            Reaction(PAGE, amends, f"m_new{amends}", at(4000), amends, "react", "love"),
+            DeadLetter(PAGE, "not understood", b"[]"),
+            told(f"m_old{refuses}", 1, "MARKER", refuses),
+        ]
+        session.execute("select from convsync_api._ingest(%s, 'webhook')", [dump(facts)])
+
+    # Past ingest, which gives up after a second: what waits for ever must be seen.
+    with (
+        ThreadPoolExecutor(2) as threads,
+        psycopg.connect(database.owner_url, autocommit=True) as first,
+        psycopg.connect(database.owner_url, autocommit=True) as second,
+        psycopg.connect(database.owner_url) as holding,
+    ):
+        holding.execute("select from convsync.dead_letters for update")
+        done = [
+            threads.submit(call_of, first, ADA, BOB),
+            threads.submit(call_of, second, BOB, ADA),
+        ]
+        waiting: LiteralString = (
+            "select from pg_stat_activity where pid = any (%(pids)s) and wait_event_type = 'Lock'"
+        )
+        pids = [first.info.backend_pid, second.info.backend_pid]
+        eventually(lambda: len(rows(owner, waiting, pids=pids)) == 2)
+        holding.commit()
+        for each in done:
+            each.result()
+    assert [row["row"]["message_id"] for row in mirror(owner)["pending"]] == [f"m_new{ADA}", f"m_new{BOB}"]
 
 
 def test_what_waits_for_a_message_that_never_comes_goes_after_its_time(
