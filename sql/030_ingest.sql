@@ -888,6 +888,7 @@ begin
     v_proofs := convsync_api._news_of_before(v_proofs);
   end if;
   if v_facts is null and v_proofs is null then
+    perform convsync_api._count_refused(v_refused, p_source, v_now);
     return;
   end if;
   v_kinds := array(select distinct f.kind from unnest(v_facts) f);
@@ -936,6 +937,9 @@ begin
   v_changed := convsync_api._fold(v_told, p_source, v_now);
   if v_changed is not null then
     perform convsync_api._record_changes(v_changed, v_now);
+  end if;
+  if v_refused is not null then
+    perform convsync_api._count_refused(v_refused, p_source, v_now);
   end if;
   return query select r.* from convsync_api._touched(v_told, v_changed) r;
 end

@@ -304,6 +304,67 @@ begin
 end
 $$;
 
+create or replace function convsync_api._count_refused(p_refused convsync.fact[], p_source text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_page_id text;
+  v_reason text;
+  v_facts bigint;
+begin
+  for v_page_id, v_reason, v_facts in
+    select f.page_id, f.reason, count(*) from unnest(p_refused) f group by f.page_id, f.reason order by f.page_id, f.reason
+  loop
+    -- Any part that is free, or a new one: a transaction that stays open holds up nobody's count, and no order can deadlock.
+    update convsync.refused_facts r
+    set facts = r.facts + v_facts, last_refused_at = greatest(r.last_refused_at, p_now)
+    where r.page_id = v_page_id and r.source = p_source and r.reason = v_reason
+      and r.part = (
+        select o.part
+        from convsync.refused_facts o
+        where o.page_id = v_page_id and o.source = p_source and o.reason = v_reason
+        order by o.part
+        limit 1
+        for no key update skip locked);
+    if not found then
+      insert into convsync.refused_facts (page_id, source, reason, facts, first_refused_at, last_refused_at)
+      values (v_page_id, p_source, v_reason, v_facts, p_now, p_now);
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function convsync_api.list_refused_facts(p_pages text[] default null, p_limit integer default 100)
+returns setof jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select jsonb_build_object(
+    'page_id', r.page_id,
+    'source', r.source,
+    'reason', r.reason,
+    'facts', sum(r.facts),
+    'first_refused_at', min(r.first_refused_at),
+    'last_refused_at', max(r.last_refused_at)
+  )
+  from convsync.refused_facts r
+  where p_pages is null or r.page_id = any (p_pages)
+  group by r.page_id, r.source, r.reason
+  order by max(r.last_refused_at) desc, r.page_id, r.source, r.reason
+  limit least(greatest(coalesce(p_limit, 100), 1), 1000);
+$$;
+comment on function convsync_api.list_refused_facts(text[], integer) is
+$c$How many facts were refused and not stored, as JSON, the latest refusal first: page_id, source, reason (erased: of a person who was
+erased, or of a message of theirs; purged: of before the Page's horizon), facts, first_refused_at, last_refused_at. A repetition counts again.
+p_pages: only of these Pages; null: of all. p_limit 1 to 1000.$c$;
+
 create or replace function convsync_api._is_erased(p_page_id text, p_sender_id text, p_at timestamptz)
 returns boolean
 language sql
@@ -778,7 +839,7 @@ end
 $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is
 $c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
-remembers the horizon: facts from before it are not stored any more. Returns counts. Errors: ZC001, ZC003.$c$;
+remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). Returns counts. Errors: ZC001, ZC003.$c$;
 
 create or replace function convsync_api.expire_pending_amendments(p_days integer)
 returns bigint

@@ -31,6 +31,7 @@ from convsync.console import (
     progress,
     show_dead_letters,
     show_pages,
+    show_refused_facts,
     show_run,
     show_schema_drift,
     show_token_error,
@@ -498,15 +499,17 @@ async def status(page_id: str | None, json_: bool) -> None:
     async with open_store(settings) as (store, _):
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
+        refused = await store.list_refused_facts(pages=[page_id] if page_id else None)
         version = await store.schema_version()
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
-        document = {**(pages[0] if page_id else of_all), "schema_drift": drift}
+        document = {**(pages[0] if page_id else of_all), "schema_drift": drift, "refused_facts": refused}
         print_json(document | {"graph_version": graph.as_json()})
     else:
         show_pages(pages)
         if graph.told is not None:
             stdout.print(graph.told, highlight=False)
+        show_refused_facts(refused)
         show_schema_drift(drift)
 
 

@@ -164,6 +164,24 @@ def show_schema_drift(drift: list[Json]) -> None:
     stdout.print(table)
 
 
+def show_refused_facts(refused: list[Json]) -> None:
+    """What was told and not stored, of an erased person or too old; nothing, if there is nothing."""
+    if not refused:
+        return
+    stdout.print("\nTold and not stored:", highlight=False)
+    table = Table("Page", "Source", "Reason", "First refused", "Last refused", "Facts")
+    for one in refused:
+        table.add_row(
+            one["page_id"],
+            one["source"],
+            one["reason"],
+            one["first_refused_at"],
+            one["last_refused_at"],
+            str(one["facts"]),
+        )
+    stdout.print(table)
+
+
 def escape_controls(text: str) -> str:
     """Text that came from outside, fit for a terminal: control characters are spelt out."""
     return "".join(

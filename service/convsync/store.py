@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
@@ -133,6 +133,7 @@ class Metrics:
     held_back: int
     held_seconds: float
     consumers: list[Json]
+    refused_facts: list[Json] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,15 @@ class Store:
             sender_id=sender_id,
         )
         return erased
+
+    async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
+                   p_limit => %(limit)s)""",
+                {"pages": None if pages is None else list(pages), "limit": limit},
+            )
+            return await cursor.fetchall()
 
     async def expire_pending_amendments(self, *, days: int) -> int:
         """Of how many messages what waited for them was deleted."""
@@ -751,7 +761,7 @@ class Store:
         return health
 
     async def metrics(self) -> Metrics:
-        """Open dead letters, and the lag of the change feed and of each of its consumers."""
+        """Open dead letters, refused facts, and the lag of the change feed and of each of its consumers."""
         found: Json = await self._value("select convsync_api.metrics()")
         # By name: while releases change, the database may be a newer one that tells more.
         return Metrics(
@@ -759,6 +769,8 @@ class Store:
             held_back=found["held_back"],
             held_seconds=found["held_seconds"],
             consumers=found["consumers"],
+            # An older one does not count them yet.
+            refused_facts=found.get("refused_facts", []),
         )
 
     def pool_stats(self) -> Mapping[str, int]:

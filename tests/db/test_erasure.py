@@ -1434,6 +1434,100 @@ def test_a_purge_of_a_page_that_is_not_there(service: Connection) -> None:
     assert caught.value.sqlstate == "ZC001"
 
 
+# --- counted
+
+
+def refused(connection: Connection, *pages: str) -> list[tuple[str, str, str, int]]:
+    found = rows(
+        connection,
+        "select convsync_api.list_refused_facts(%(pages)s) as one",
+        pages=list(pages) or None,
+    )
+    ones = [row["one"] for row in found]
+    return sorted((one["page_id"], one["source"], one["reason"], one["facts"]) for one in ones)
+
+
+def test_what_is_refused_is_counted_by_page_source_and_reason(service: Connection, owner: Connection) -> None:
+    """As often as it is refused, and nothing that is stored."""
+    call(service, "select convsync_api.add_page('1001')")
+    assert refused(service) == []
+    purge(service, 10)
+    erase(service)
+    old = told("m_b0", 1, sender=BOB)
+    new = told("m_b1", 20, sender=BOB)
+    late = Edit(PAGE, ADA, "m_ada1", at(4000), 1, "of a message of before")
+    for _ in range(2):
+        ingest(service, *history(), late, old, new, replace(old, page_id=OTHER_PAGE))
+    ingest(service, snapshot(), old, source="sync")
+    ingest(service, OLD_COPIES["webhook"], replace(OLD_COPIES["webhook"], at=at(9000)))
+    everything = [
+        (PAGE, "sync", "erased", 1),
+        (PAGE, "sync", "purged", 1),
+        (PAGE, "webhook", "erased", 2 * (len(history()) + 1) + 2),
+        (PAGE, "webhook", "purged", 2),
+    ]
+    assert refused(service) == refused(service, PAGE) == everything
+    assert refused(service, OTHER_PAGE) == []
+    counted: list[Json] = call(service, "select convsync_api.metrics()")["refused_facts"]
+    assert counted == [
+        {"source": source, "reason": reason, "facts": facts} for _, source, reason, facts in everything
+    ]
+    # what fails counts nothing
+    with pytest.raises(psycopg.DatabaseError):
+        ingest(service, *history(), replace(new, direction="up"))  # type: ignore[arg-type]
+    assert refused(service) == everything
+
+
+def test_when_something_was_refused_first_and_last(service: Connection) -> None:
+    erase(service)
+    for seconds in (4000, 5000, 4500):
+        service.execute("select set_config('convsync.now', %s, false)", [at(seconds).isoformat()])
+        ingest(service, *history())
+    one = call(service, "select convsync_api.list_refused_facts()")
+    assert datetime.fromisoformat(one["first_refused_at"]) == at(4000)
+    assert datetime.fromisoformat(one["last_refused_at"]) == at(5000)
+
+
+def test_a_refusal_that_stays_open_holds_up_nobody(connect: Connect, service: Connection) -> None:
+    """The next ones are counted beside it, and no more parts are made than were written at once."""
+    erase(service)
+    erase(service, BOB)
+    ingest(service, told("m_1", 1, "MARKER", ADA))
+    first, second = connect(), connect()
+    first.execute("begin")
+    ingest(first, told("m_1", 1, "MARKER", ADA))
+    second.execute("begin")
+    ingest(second, told("m_1", 1, "MARKER", ADA), told("m_2", 1, "MARKER", BOB))
+    ingest(service, told("m_1", 1, "MARKER", ADA))
+    assert refused(service) == [(PAGE, "webhook", "erased", 2)]
+    second.execute("commit")
+    first.execute("rollback")
+    for _ in range(3):
+        ingest(service, told("m_1", 1, "MARKER", ADA))
+    assert refused(service) == [(PAGE, "webhook", "erased", 7)]
+
+
+def test_refusals_that_are_counted_at_once_are_all_counted(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    pages = (PAGE, OTHER_PAGE)
+    for page in pages:
+        call(service, "select convsync_api.erase_contact(%(page)s, %(ada)s)", page=page, ada=ADA)
+
+    def refuse(seed: int) -> None:
+        connection = connect()
+        for turn in range(25):
+            order = pages if (seed + turn) % 2 else pages[::-1]
+            ingest(connection, *(told("m_1", 1, "MARKER", ADA, page) for page in order))
+
+    for page in pages:
+        ingest(service, told("m_1", 1, "MARKER", ADA, page))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(refuse, range(4)))
+    assert refused(service) == [(page, "webhook", "erased", 101) for page in pages]
+    assert call(owner, "select count(*) from convsync.refused_facts") <= 8
+
+
 # --- verifying
 
 
