@@ -395,37 +395,21 @@ as $$
     );
 $$;
 
-create or replace function convsync_api._json_ascii(p_text text)
-returns text
-language sql
-immutable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  -- As a writer of JSON puts it who escapes all but ASCII.
-  select string_agg(case
-      when a.code < 128 then a.letter
-      when a.code < 65536 then '\u' || lpad(to_hex(a.code), 4, '0')
-      else '\u' || to_hex(55296 + (a.code - 65536) / 1024) || '\u' || to_hex(56320 + (a.code - 65536) % 1024) end, '' order by a.n)
-  from (select l.letter, ascii(l.letter) as code, l.n from regexp_split_to_table(p_text, '') with ordinality l (letter, n)) a;
-$$;
-
-create or replace function convsync_api._mentions(p_raw bytea, p_words text[])
+create or replace function convsync_api._mentions(p_told bytea, p_words text[])
 returns boolean
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- A word as it is, or as JSON writes it. 2001 is not mentioned in 12001; it is after a byte that encode wrote as \377.
+  -- 2001 is not mentioned in 12001; it is after a byte that encode wrote as \377.
   select exists (
     select
     from unnest(p_words) w (word)
-    cross join lateral (values (w.word), (trim('"' from to_json(w.word)::text)), (convsync_api._json_ascii(trim('"' from to_json(w.word)::text)))) v (form)
-    where encode(p_raw, 'escape') ~ (
-      case when v.form ~ '^[0-9]' then '(^|[^0-9]|\\[0-7]{3})' else '' end
-      || regexp_replace(encode(convert_to(v.form, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
-      || case when v.form ~ '[0-9]$' then '($|[^0-9])' else '' end)
+    where encode(p_told, 'escape') ~ (
+      case when w.word ~ '^[0-9]' then '(^|[^0-9]|\\[0-7]{3})' else '' end
+      || regexp_replace(encode(convert_to(w.word, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
+      || case when w.word ~ '[0-9]$' then '($|[^0-9])' else '' end)
   );
 $$;
 
@@ -439,9 +423,48 @@ as $$
 begin
   return convert_from(p_raw, 'UTF8');
 exception when character_not_in_repertoire or untranslatable_character then
-  -- Other bytes part words. A backslash does not, lest the digits after it pass for a byte's.
-  return regexp_replace(replace(encode(p_raw, 'escape'), '\\', '\ '), '\\[0-7]{3}', ' ', 'g');
+  -- Other bytes part words. What was a backslash stays one; the digits after it are no byte's.
+  return replace(regexp_replace(replace(encode(p_raw, 'escape'), '\\', chr(1)), '\\[0-7]{3}', ' ', 'g'), chr(1), '\');
 end
+$$;
+
+create or replace function convsync_api._json_decoded(p_text text)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Without JSON's escapes, wherever they are. What is no letter becomes a space.
+  select case when strpos(p_text, '\') = 0 then p_text else (
+    select string_agg(case
+        when m.token[1] !~ '^\\' then m.token[1]
+        when length(m.token[1]) = 12 then chr(65536 + (c.code - 55296) * 1024
+          + ('x' || lpad(substr(m.token[1], 9), 8, '0'))::bit(32)::integer - 56320)
+        when length(m.token[1]) = 6 then case when c.code = 0 or c.code between 55296 and 57343 then ' ' else chr(c.code) end
+        when m.token[1] ~ '^\\[bfnrt]' then ' '
+        else substr(m.token[1], 2) end, '' order by m.n)
+    from regexp_matches(p_text,
+      '(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[^\\]+)', 'g') with ordinality m (token, n)
+    cross join lateral (
+      select case when length(m.token[1]) in (6, 12) and m.token[1] ~ '^\\u[0-9a-fA-F]{4}'
+        then ('x' || lpad(substr(m.token[1], 3, 4), 8, '0'))::bit(32)::integer end as code
+    ) c
+  ) end;
+$$;
+
+create or replace function convsync_api._letter_forms(p_text text)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- As it is, and as JSON's readers have it: also of JSON in a string, and of that in another.
+  select concat_ws(chr(10), p_text, nullif(a.decoded, p_text), nullif(b.decoded, a.decoded), nullif(c.decoded, b.decoded))
+  from (select convsync_api._json_decoded(p_text) as decoded) a
+  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded) b
+  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded) c;
 $$;
 
 create or replace function convsync_api._letter_words(p_text text)
@@ -451,7 +474,7 @@ immutable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Everything that may be an id: a string of JSON (in another string perhaps), a word, a number.
+  -- Everything that may be an id: a string of JSON, a word, a number.
   select array(
     select w.word from regexp_split_to_table(p_text, '\\*"') w (word) where length(w.word) between 1 and 512
     union
@@ -532,7 +555,7 @@ begin
   select s.erasure_key into strict v_key from convsync.installation_secrets s;
   if octet_length(p_raw) <= 262144 then
     v_text := convsync_api._letter_text(p_raw) || chr(10) || p_reason;
-    v_words := convsync_api._letter_words(v_text);
+    v_words := convsync_api._letter_words(convsync_api._letter_forms(v_text));
   end if;
   if v_words is null or cardinality(v_words) * cardinality(v_pages) > 20000 then
     reason := p_reason || ' (bytes not kept: too long to look for somebody who was erased)';
@@ -560,6 +583,10 @@ begin
     foreach v_word in array v_named loop
       reason := replace(reason, v_word, '#');
     end loop;
+    if exists (select from unnest(v_named) n (word) where strpos(convsync_api._letter_forms(reason), n.word) > 0) then
+      -- It is in there in escapes.
+      reason := '#';
+    end if;
     reason := reason || ' (bytes not kept: they name somebody who was erased)';
   end if;
   -- Told again it is the same letter, and who does not know the key cannot try out what it was.
@@ -703,16 +730,22 @@ begin
     union select c.sender_name from convsync.messenger_conversations c
       where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   delete from convsync.dead_letters d
-  where (d.page_id = p_page_id or d.page_id = '')
-    and (convsync_api._mentions(d.raw || convert_to(chr(10) || d.reason || chr(10) || coalesce(d.resolution, ''), 'UTF8'), v_words)
+  using (
+    select l.page_id, l.dead_letter_id, l.raw || convert_to(chr(10) || convsync_api._letter_forms(
+      convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')), 'UTF8') as told
+    from convsync.dead_letters l
+    where l.page_id = p_page_id or l.page_id = ''
+  ) t
+  where d.page_id = t.page_id and d.dead_letter_id = t.dead_letter_id
+    and (convsync_api._mentions(t.told, v_words)
       or exists (
         select
-        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
         join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
         where e.conversation_id = any (v_ids))
       or exists (
         select
-        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
         join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;
