@@ -4,12 +4,16 @@
 -- instant are refused, by the fact itself, so in any order; later ones start a new contact. A thread's snapshot is of then if
 -- its updated_time is.
 --
--- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. It is known
--- by its message: of each message that was erased or refused a digest is kept, and no amendment waits for such a message. Neither
--- is a copy of it that has no time of its own, and so seems to be of the moment it is received.
+-- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. Neither has
+-- a copy that has no time of its own, and so seems to be of the moment it is received. They are known by their message: of each
+-- message that was erased, or that something refused proves to be of before, a digest is kept. What is told of such a message is
+-- refused, and what came before the proof goes when it comes (_erase_messages), with a contact that nothing else was told of.
 --
--- What nobody can read (a dead letter) is no fact of a person. Its words are looked for among the digests: of a letter that names
--- somebody who was erased, or such a message, only what it was refused for is kept, unless it tells a time after the erasure.
+-- Refusals are counted, not stored.
+--
+-- What nobody can read (a dead letter) is no fact of a person. Its words, with JSON's escapes and without, are looked for among the
+-- digests: of a letter that names somebody who was erased, or such a message, only what it was refused for is kept, unless each
+-- event in it tells a time after the erasure.
 
 create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
 returns bytea
@@ -782,8 +786,8 @@ $$;
 comment on function convsync_api.erase_contact(text, text) is
 $c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
-ever, and so is what is done later to a message of before; later ones start a new contact. What is not understood keeps no bytes if it
-names them or a message of before, unless it tells a later time. Also for a person never seen: then conversation_id is null, and
+ever, and so is whatever is told of a message of before, also if that came first; later ones start a new contact. Refusals are counted
+(list_refused_facts). What is not understood keeps no bytes if it names them or a message of before, unless each event in it tells a later time. Also for a person never seen: then conversation_id is null, and
 what comes later of before is refused. Returns counts. Errors: ZC003, ZC006.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
