@@ -50,6 +50,9 @@ set enable_mergejoin = off
 as $$
 declare
   v_key bytea;
+  v_admitted convsync.fact[];
+  v_refused convsync.fact[];
+  v_proofs convsync.fact[];
 begin
   -- Most Pages have no tombstone and no horizon: then nothing is computed.
   if not exists (
@@ -68,7 +71,7 @@ begin
   -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
   select array_agg(r.fact) filter (where r.refused is null), array_agg(r.fact) filter (where r.refused is not null),
     array_agg(r.fact) filter (where r.proof)
-  into admitted, refused, proofs
+  into v_admitted, v_refused, v_proofs
   from (
     select c.refused, c.proof, row(c.kind, c.page_id, c.sender_id, c.message_id, c.direction, c.at, c.text, c.event_type, c.metadata,
       c.observed_at, c.in_thread, c.num_edit, c.actor_id, c.action, c.reaction, c.emoji, c.what, c.thread_id,
@@ -106,6 +109,9 @@ begin
       ) w
     ) c
   ) r;
+  admitted := v_admitted;
+  refused := v_refused;
+  proofs := v_proofs;
 end
 $$;
 
@@ -190,12 +196,17 @@ set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
 set enable_mergejoin = off
 as $$
+declare
+  v_told convsync.conversation_key[];
+  v_silent convsync.conversation_key[];
 begin
   -- Of the conversations that are locked, those that this call has facts of, and those that are locked for something else.
   select array_agg(k) filter (where f.page_id is not null), array_agg(k) filter (where f.page_id is null)
-  into told, silent
+  into v_told, v_silent
   from unnest(p_keys) k
   left join (select distinct a.page_id, a.sender_id from unnest(p_facts) a) f on f.page_id = k.page_id and f.sender_id = k.sender_id;
+  told := v_told;
+  silent := v_silent;
 end
 $$;
 
@@ -216,6 +227,7 @@ as $$
 declare
   v_gone convsync.conversation_fold[];
   v_waited boolean;
+  v_told convsync.conversation_key[];
   v_silent convsync.conversation_key[];
   v_emptied convsync.conversation_key[];
   v_page text;
@@ -276,7 +288,7 @@ begin
   where c.page_id = g.page_id and c.conversation_id = g.conversation_id and c.last_inbound_time <= g.inbound_at;
 
   -- Who was here only because of that goes with it, unless this call tells something else of them.
-  select t.told, t.silent into p_keys, v_silent from convsync_api._who_is_told(p_facts, p_keys) t;
+  select t.told, t.silent into v_told, v_silent from convsync_api._who_is_told(p_facts, p_keys) t;
   select array_agg(k) into v_emptied
   from unnest(v_silent) k
   join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
@@ -297,11 +309,11 @@ begin
       array(select k.conversation_id from unnest(v_emptied) k where k.page_id = v_page and not k.created), p_now);
   end loop;
 
-  select array_agg(row(g.page_id, g.conversation_id, 'purged', 0, g.events_changed, g.live)::convsync.conversation_delta)
-  into deltas
-  from unnest(v_gone) g
-  where not exists (select from unnest(v_emptied) k where k.page_id = g.page_id and k.conversation_id = g.conversation_id);
-  p_keys := p_keys || array(
+  deltas := array(
+    select row(g.page_id, g.conversation_id, 'purged', 0, g.events_changed, g.live)::convsync.conversation_delta
+    from unnest(v_gone) g
+    where not exists (select from unnest(v_emptied) k where k.page_id = g.page_id and k.conversation_id = g.conversation_id));
+  p_keys := v_told || array(
     select k
     from unnest(v_silent) k
     where exists (select from unnest(deltas) d where d.page_id = k.page_id and d.conversation_id = k.conversation_id));
