@@ -26,6 +26,7 @@ as $$
     'tags', to_jsonb(p_conversation.tags),
     'assignee', p_conversation.assignee,
     'note', p_conversation.note,
+    'timezone', p_conversation.timezone,
     'read_watermark', p_conversation.read_watermark,
     'delivered_watermark', p_conversation.delivered_watermark,
     'deleted_at', p_conversation.deleted_at,

@@ -290,7 +290,7 @@ class Store:
         return found
 
     async def contact_timing(
-        self, *, page_id: str, conversation_id: int | None = None, timezone: str = "UTC"
+        self, *, page_id: str, conversation_id: int | None = None, timezone: str | None = None
     ) -> Json:
         timing: Json = await self._value(
             """select convsync_api.contact_timing(p_page_id => %(page_id)s,

@@ -115,7 +115,9 @@ async def test_a_limit_is_within_bounds(api: Api, limit: str) -> None:
     (await api("GET", CHANGES, limit=limit)).is_problem(422, "invalid_argument")
 
 
-@pytest.mark.parametrize("position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70])
+@pytest.mark.parametrize(
+    "position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70, "999999999-1-1", "2-1-1"]
+)
 async def test_what_is_no_position_is_refused(api: Api, position: str) -> None:
     (await api("GET", CHANGES, after=position)).is_problem(422, "invalid_argument")
     (await api("GET", STREAM, after=position)).is_problem(422, "invalid_argument")
