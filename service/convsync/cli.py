@@ -30,6 +30,7 @@ from convsync.console import (
     escape_controls,
     progress,
     show_dead_letters,
+    show_feed,
     show_pages,
     show_refused_facts,
     show_run,
@@ -48,7 +49,7 @@ from convsync.graph.versions import lifetime, warn_of_version
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
-from convsync.settings import Settings, SettingsError
+from convsync.settings import Settings, SettingsError, limited_consumers, parse_api_keys
 from convsync.store import Store, create_pool
 from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.runner import RunnerSettings, SyncRunner
@@ -493,7 +494,7 @@ async def sync(
 @as_json
 @command
 async def status(page_id: str | None, json_: bool) -> None:
-    """What is mirrored, how the syncs stand, what waits for attention."""
+    """What is mirrored, how the syncs stand, what waits for attention, how far the feed's readers are."""
     settings = load_settings()
     graph = lifetime(settings.graph_version)
     async with open_store(settings) as (store, _):
@@ -501,16 +502,21 @@ async def status(page_id: str | None, json_: bool) -> None:
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
         refused = await store.list_refused_facts(pages=[page_id] if page_id else None)
         version = await store.schema_version()
+        lag = (await store.feed_lag()).as_json()
+        readers = (await store.metrics()).consumers
+    limited = limited_consumers(parse_api_keys(settings.api_keys) if settings.api_keys else [])
+    feed = lag | {"consumers": [one for one in readers if not one["consumer"].startswith(limited)]}
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
         document = {**(pages[0] if page_id else of_all), "schema_drift": drift, "refused_facts": refused}
-        print_json(document | {"graph_version": graph.as_json()})
+        print_json(document | {"graph_version": graph.as_json(), "feed": feed})
     else:
         show_pages(pages)
         if graph.told is not None:
             stdout.print(graph.told, highlight=False)
         show_refused_facts(refused)
         show_schema_drift(drift)
+        show_feed(feed)
 
 
 @main.command()

@@ -124,6 +124,15 @@ class FeedLag:
     blocking_application: str | None
     blocking_since: datetime | None
 
+    def as_json(self) -> Json:
+        return {
+            "held_back": self.held_back,
+            "held_since": _utc(self.held_since),
+            "blocking_pid": self.blocking_pid,
+            "blocking_application": self.blocking_application,
+            "blocking_since": _utc(self.blocking_since),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -157,6 +166,10 @@ class MirroredConversation:
     conversation_id: int
     sender_id: str
     thread_id: str | None
+
+
+def _utc(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()
 
 
 def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnectionPool[Any]:

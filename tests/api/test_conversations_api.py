@@ -430,9 +430,7 @@ async def test_when_a_person_and_when_all_of_a_page_write(api: Api) -> None:
         page = await api.get(f"{BASE}/timing", **query)
         assert (page["counts"][0][12:14], page["timezone"]) == ([2, 1], "UTC")
     # what was said of the person is their clock, and nobody else's
-    answer = await api(
-        "PATCH", f"{LIST}/{mine}", {"timezone": "Asia/Kathmandu"}, headers={"If-Match": '"1"'}
-    )
+    answer = await api("PATCH", f"{LIST}/{mine}", {"timezone": "Asia/Kathmandu"}, headers={"If-Match": '"1"'})
     assert (answer.status, answer.json["timezone"], answer.headers["ETag"]) == (200, "Asia/Kathmandu", '"2"')
     for query in ({}, {"tz": ""}):
         own = await api.get(f"{LIST}/{mine}/timing", **query)

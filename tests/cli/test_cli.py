@@ -354,6 +354,46 @@ async def test_sync_exits_0_when_whole_and_prints_the_run(cli: Commands, world: 
     assert document["schema_version"]
 
 
+async def test_status_tells_who_holds_the_feed_back_and_who_is_behind(cli: Commands, world: World) -> None:
+    code, out, _ = await cli.run("status")
+    assert (code, "change feed" in out) == (0, False), "nothing to say of it"
+    with psycopg.connect(world.database.owner_url, application_name="a slow report") as slow:
+        slow.execute("select pg_current_xact_id()")
+        with psycopg.connect(world.database.owner_url) as other:
+            for consumer in ("crm", "limited/crm"):
+                other.execute("select convsync_api.set_feed_position(%s, '1-1-1')", [consumer])
+        assert (await cli.run("sync", world.page_id))[0] == 0
+        for arguments in (("status", "--json"), ("status", world.page_id, "--json")):
+            code, out, _ = await cli.run(*arguments)
+            feed = json.loads(out)["feed"]
+            assert (code, feed["blocking_pid"], feed["blocking_application"]) == (
+                0,
+                slow.info.backend_pid,
+                "a slow report",
+            )
+            assert feed["held_back"] >= 20
+            assert feed["held_since"].endswith("+00:00")
+            assert feed["blocking_since"].endswith("+00:00")
+        code, out, _ = await cli.run("status")
+        assert f"{feed['held_back']} changes are held back" in " ".join(out.split())
+        assert f"a slow report (process {slow.info.backend_pid}" in " ".join(out.split())
+
+    async def behind(**environment: str) -> dict[str, bool]:
+        _, out, _ = await cli.run("status", "--json", **environment)
+        return {one["consumer"]: one["behind"] >= 20 for one in json.loads(out)["feed"]["consumers"]}
+
+    async def both() -> bool:
+        return await behind() == {"crm": True, "limited/crm": True}
+
+    await until(both, "the consumers to be behind")
+    # one of a key that is limited to Pages never gets the changes of others
+    keys = f"limited:read:{SECRET}:{world.page_id}"
+    assert await behind(CONVSYNC_API_KEYS=keys) == {"crm": True}
+    _, out, _ = await cli.run("status", CONVSYNC_API_KEYS=keys)
+    assert "crm" in out.partition("have something to read:")[2]
+    assert "limited" not in out
+
+
 async def test_sync_exits_1_when_it_is_partial(cli: Commands, world: World) -> None:
     longest = max(world.simulator.population.conversations, key=lambda one: one.message_count)
     world.simulator.faults.add(f"/{longest.thread_id}/messages", "error", code=10)

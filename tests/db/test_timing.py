@@ -183,7 +183,7 @@ def test_the_hours_of_a_contact_are_those_of_its_own_zone(service: Connection, o
 
 
 def test_a_zone_is_set_like_a_tag(service: Connection, owner: Connection) -> None:
-    """At the version that was read, told by the feed, shown where the conversation is read; once is enough."""
+    """At the version that was read, told by the feed, shown where it is read; once is enough."""
     write(service, "2026-01-05T10:30:00+00:00")
     one = known(owner, ADA)["conversation_id"]
     for zone in ("Mars/Phobos", "Mars4", "utc+3", "", "europe/berlin"):

@@ -34,9 +34,8 @@ def _pages(request: web.Request) -> list[str] | None:
 
 
 def _consumer(request: web.Request, name: str) -> str:
-    """The consumer as it is stored: a key limited to Pages has consumers of its own."""
-    key = request[KEY]
-    return f"{key.name}/{name}" if key.pages and name else name
+    """The consumer as it is stored."""
+    return f"{request[KEY].consumer_prefix}{name}" if name else name
 
 
 @route("GET", "/api/changes", access="read")
