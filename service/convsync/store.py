@@ -366,6 +366,11 @@ class Store:
             pages=None if pages is None else list(pages),
         )
 
+    async def feed_end(self) -> str:
+        """Where who reads the mirror from here on has to go on reading its changes."""
+        position: str = await self._value("select convsync_api.feed_end()")
+        return position
+
     async def feed_position(self, *, consumer: str) -> str | None:
         position: str | None = await self._value(
             "select convsync_api.feed_position(p_consumer => %(consumer)s)", consumer=consumer

@@ -80,6 +80,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ),
     ("GET", "/api/pages/{page_id}/timing"): Call(200, f"/api/pages/{PAGE}/timing", of_a_page=True),
     ("GET", "/api/changes"): Call(200),
+    ("GET", "/api/changes/end"): Call(200),
     ("POST", "/api/changes/{consumer}/position"): Call(
         200, "/api/changes/mine/position", body=lambda _: {"position": "1-1-1"}
     ),

@@ -59,6 +59,12 @@ async def list_changes(request: web.Request) -> web.Response:
     )
 
 
+@route("GET", "/api/changes/end", access="read")
+async def feed_end(request: web.Request) -> web.Response:
+    """The `position` to go on from after a read of the mirror that begins now."""
+    return web.json_response({"position": await request.app[STORE].feed_end()})
+
+
 @route("POST", "/api/changes/{consumer}/position", access="operate")
 async def set_position(request: web.Request) -> web.Response:
     """Remember how far a consumer has come, once its work is done: what it has not confirmed comes again."""
