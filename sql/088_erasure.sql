@@ -674,9 +674,10 @@ begin
   where r.page_id = p_page_id and r.status in ('queued', 'running', 'paused')
   order by r.run_id
   for no key update;
-  insert into convsync.pages (page_id)
-  select p_page_id where not exists (select from convsync.pages p where p.page_id = p_page_id)
-  on conflict on constraint pages_pkey do nothing;
+  -- A Page that nobody knows is a slip of the pen: its person would be said to be erased, and stay where they are.
+  if not exists (select from convsync.pages p where p.page_id = p_page_id) then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
   v_keys := array[convsync_api._lock_contact(p_page_id, p_sender_id)];
 
   -- The threads that are this person's alone: Graph may name nobody in them one day, and list them as thread:<id>.
@@ -800,7 +801,7 @@ $c$Erases a person from a Page: every message, the name, the thread, what people
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
 ever, and so is whatever is told of a message of before, also if that came first; later ones start a new contact. Refusals are counted
 (list_refused_facts). What is not understood keeps no bytes if it names them or a message of before, unless each event in it tells a later time. Also for a person never seen: then conversation_id is null, and
-what comes later of before is refused. Returns counts. Errors: ZC003, ZC006.$c$;
+what comes later of before is refused. Returns counts. Errors: ZC001 no such Page (one that was removed is one), ZC003, ZC006.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
 returns jsonb

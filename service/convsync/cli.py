@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial, wraps
 from typing import Any, ParamSpec
 
@@ -42,6 +43,8 @@ from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
+from convsync.erasing import horizon
+from convsync.erasing import purge as purge_page
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
@@ -128,6 +131,35 @@ def load_settings() -> Settings:
             raise click.UsageError(f"CONVSYNC_{error}") from None
     configure(settings.log_format)
     return settings
+
+
+def asks_first(question: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Ask on stderr before anything is done; --yes is the answer where nobody can be asked."""
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        # Outside of the event loop, where Ctrl-C still ends a question.
+        @click.option("--yes", is_flag=True, help="Do not ask.")
+        @wraps(run)
+        def ask(*args: Any, yes: bool, **kwargs: Any) -> None:
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise click.UsageError("nobody can be asked here: --yes says that it is meant")
+                click.confirm(escape_controls(question.format(**kwargs)), abort=True, err=True)
+            run(*args, **kwargs)
+
+        return ask
+
+    return decorate
+
+
+class Horizon(click.ParamType[datetime]):
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return horizon(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def print_json(document: object) -> None:
@@ -607,6 +639,58 @@ async def dead_letters_discard(dead_letter_id: int, reason: str, json_: bool) ->
         print_json({"dead_letter_id": str(dead_letter_id), "discarded": discarded})
     else:
         stdout.print("discarded" if discarded else "it was settled before")
+
+
+@main.command()
+@click.argument("page_id")
+@click.argument("sender_id")
+@asks_first("Erase {sender_id} from Page {page_id} for ever: every message, the name, notes and tags?")
+@as_json
+@command
+async def erase(page_id: str, sender_id: str, json_: bool) -> None:
+    """Erase a person from a Page, by the id that it knows them by. What of them comes again stays out."""
+    async with open_store(load_settings()) as (store, _):
+        done = await store.erase_contact(page_id=page_id, sender_id=sender_id)
+    if json_:
+        print_json(done)
+        return
+    what = f"nobody was found under {sender_id}" if done["conversation_id"] is None else "erased"
+    stdout.print(
+        escape_controls(
+            f"Page {page_id}: {what}; {done['events']} events, {done['waiting_amendments']} waiting edits, "
+            f"{done['dead_letters']} dead letters are gone. "
+            f"Whatever of before {done['erased_at']} comes again is refused."
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@main.command()
+@click.argument("page_id")
+@click.option(
+    "--before", type=Horizon(), required=True, help="A day or a time, ISO 8601; UTC if it names no zone."
+)
+@asks_first("Delete all that Page {page_id} has of before {before} for ever?")
+@as_json
+@command
+async def purge(page_id: str, before: datetime, json_: bool) -> None:
+    """Delete what a Page has of before an instant. What of before comes again stays out."""
+    async with open_store(load_settings()) as (store, _):
+        done = await purge_page(store, page_id, before)
+    if json_:
+        print_json(done)
+        return
+    stdout.print(
+        escape_controls(
+            f"Page {page_id}: {done['events']} events of {done['conversations']} conversations are gone. "
+            f"Whatever of before {done['purged_before']} comes again is not stored."
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

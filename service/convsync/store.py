@@ -322,6 +322,17 @@ class Store:
         )
         return erased
 
+    async def purge_events(self, *, page_id: str, before: datetime, limit: int) -> Json:
+        """Of at most that many conversations; again as long as `more` is true."""
+        purged: Json = await self._value(
+            """select convsync_api.purge_events(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return purged
+
     async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
         async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
             await cursor.execute(

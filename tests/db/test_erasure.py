@@ -62,8 +62,9 @@ ERASED = at(3600)
 
 @pytest.fixture(autouse=True)
 def clock(service: Connection) -> None:
-    """The service's session lives an hour after START."""
+    """The service's session lives an hour after START, and knows the Page."""
     service.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+    call(service, "select convsync_api.add_page('1001')")
 
 
 def dumped(owner: Connection) -> str:
@@ -795,6 +796,18 @@ def test_erasing_somebody_never_seen_refuses_what_comes_of_before(
     assert traces(owner) != []
 
 
+def test_a_page_that_nobody_knows_has_nobody_to_erase(service: Connection, owner: Connection) -> None:
+    """It is a slip of the pen. A Page that was removed is known: what was mirrored of it is still there."""
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        call(service, "select convsync_api.erase_contact('9', %(sender)s)", sender=ADA)
+    assert caught.value.sqlstate == "ZC001"
+    assert call(owner, "select count(*) from convsync.pages") == 1
+    ingest(service, *history())
+    call(service, "select convsync_api.remove_page('1001')")
+    assert erase(service)["events"] == 3
+    assert traces(owner) == []
+
+
 @pytest.mark.parametrize("sender", ["", PAGE, None])
 def test_an_erasure_names_a_person(service: Connection, sender: Any) -> None:
     with pytest.raises(psycopg.DatabaseError) as caught:
@@ -1023,6 +1036,7 @@ EMPTY: tuple[LiteralString, ...] = (
     "delete from convsync.erased_contacts",
     "delete from convsync.erased_messages",
     "delete from convsync.pages",
+    "insert into convsync.pages (page_id) values ('1001')",
 )
 
 
@@ -1530,7 +1544,7 @@ def test_a_horizon_is_in_the_past(service: Connection, before: str | None) -> No
 
 def test_a_purge_of_a_page_that_is_not_there(service: Connection) -> None:
     with pytest.raises(psycopg.DatabaseError) as caught:
-        purge(service, 1)
+        call(service, "select convsync_api.purge_events('9', %(before)s)", before=at(1))
     assert caught.value.sqlstate == "ZC001"
 
 
@@ -1611,6 +1625,7 @@ def test_refusals_that_are_counted_at_once_are_all_counted(
     connect: Connect, service: Connection, owner: Connection
 ) -> None:
     pages = (PAGE, OTHER_PAGE)
+    call(service, "select convsync_api.add_page(%(page)s)", page=OTHER_PAGE)
     for page in pages:
         call(service, "select convsync_api.erase_contact(%(page)s, %(ada)s)", page=page, ada=ADA)
 
