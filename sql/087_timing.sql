@@ -15,8 +15,8 @@ begin
   if p_conversation_id is not null then
     -- In a statement of its own: it also refuses one that is not there, whatever zone was asked for.
     v_timezone := convsync_api.get_conversation(p_page_id, p_conversation_id) ->> 'timezone';
-  elsif not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
-    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  else
+    perform convsync_api._check_page(p_page_id);
   end if;
   if p_timezone is not null then
     if not convsync_api._is_timezone(p_timezone) then
