@@ -8,7 +8,8 @@ import pty
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def test_what_is_older_is_deleted(run: Run, owner: Any, before: str) -> None:
     assert "0 events of 0 conversations are gone. Whatever of before 2024-06-0" in done.stdout
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process lives in New York."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_a_day_begins_in_utc(run: Run, owner: Any) -> None:
     assert run("purge", PAGE, "--before", "2024-06-01", "--yes").exit_code == 0
     assert left(owner) == [ALL[1], ALL[2], ALL[4], ALL[5]]
