@@ -225,25 +225,35 @@ def main() -> None:
 @messages_option
 @click.option("--seed", type=int, default=1, show_default=True)
 @calls_option(default=0.0)
+@click.option(
+    "--scenario",
+    metavar="NAME|FILE",
+    help="What goes wrong meanwhile, as `simulate --scenario` takes it; other options given change it.",
+)
 @as_json
+@click.pass_context
 @command
-async def demo(
-    once: bool, conversations: int, messages: float, seed: int, calls_per_second: float, json_: bool
-) -> int:
+async def demo(context: click.Context, /, *, once: bool, json_: bool, **options: Any) -> int:
     """The whole story on this machine: a simulated Page, a full sync, live webhooks, the verdict."""
     from convsync.demo import Demo, Options
+    from convsync.simulator.scenario import ScenarioError
 
-    options = Options(
-        once=once,
-        conversations=conversations,
-        messages=messages,
-        seed=seed,
-        calls_per_second=calls_per_second,
-    )
-    verdict = await Demo(load_settings(), options, quiet=json_).run()
+    if options["scenario"] is not None:
+        # Only what was asked for: the rest is the scenario's to say.
+        options = {name: value for name, value in options.items() if is_given(context, name)}
+    try:
+        told = Demo(load_settings(), Options(once=once, **options), quiet=json_)
+    except ScenarioError as error:
+        raise click.BadParameter(str(error), param_hint="--scenario") from None
+    verdict = await told.run()
     if json_:
         print_json(verdict)
     return OK if verdict["clean"] else FAILURE
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option was asked for, and is not its default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @main.command()
@@ -342,7 +352,7 @@ def simulate(context: click.Context, /, **options: Any) -> None:
     arguments = [sys.executable, "-m", "convsync.simulator"]
     for name, value in options.items():
         # Only what was asked for: the rest is the scenario's to say.
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        given = is_given(context, name)
         if name == "list_scenarios":
             arguments += ["--list-scenarios"] if value else []
         elif value is not None and (given or name in ("host", "port")):

@@ -8,7 +8,7 @@ second, attachments and deletion.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 _EXAMPLES = 20
@@ -129,6 +129,13 @@ class Verdict:
     def clean(self) -> bool:
         """Nothing missing, nothing extra, nothing different."""
         return self.missing == 0 and self.extra == 0 and self.differing == 0
+
+    def __iadd__(self, other: Verdict) -> Verdict:
+        """Of several Pages."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        del self.examples[_EXAMPLES:]
+        return self
 
 
 class Comparison:
