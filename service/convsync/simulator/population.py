@@ -274,15 +274,8 @@ class Population:
             conversation = self._new_conversation(now)
         messages = self._enliven(conversation)
         number = conversation.size
-        message = Message(
-            number,
-            self._message_ids.make(conversation.index, number),
-            now,
-            direction == "out",
-            text,
-            reply_to=reply_to,
-            postback_payload=postback_payload,
-        )
+        message = Message(self._message_ids, conversation.index, number, now, direction == "out", text)
+        message.reply_to, message.postback_payload = reply_to, postback_payload
         if kind is not None:
             attach(message, kind, self.generator("live", conversation.index * 100_003 + number))
         unread = self.unread_count(conversation)
@@ -305,9 +298,8 @@ class Population:
     ) -> tuple[Conversation, Message]:
         """`person` or `page` reacts; None takes the reaction back."""
         conversation, message = self._live_message(message_id)
-        message.reactions = [given for given in message.reactions if given[0] != by]
-        if reaction is not None:
-            message.reactions.append((by, reaction))
+        kept = [given for given in message.reactions if given[0] != by]
+        message.reactions = kept if reaction is None else [*kept, (by, reaction)]
         return conversation, message
 
     def unsend(self, message_id: str) -> tuple[Conversation, Message]:
