@@ -77,6 +77,14 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSize:
+    """How much to ask Graph for: `size_limit` items, each with up to `nested` messages."""
+
+    size_limit: int
+    nested: int
+
+
+@dataclass(frozen=True, slots=True)
 class SealedToken:
     """A Page's token as it is stored (None: it has none); only `TokenBox.open` makes a token of it."""
 
@@ -600,6 +608,49 @@ class Store:
             block_reason=block_reason,
         )
         return until
+
+    async def request_size(
+        self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int
+    ) -> RequestSize:
+        return await self._one(
+            RequestSize,
+            """select * from convsync_api.request_size(p_page_id => %(page_id)s, p_kind => %(kind)s,
+               p_place => %(place)s, p_full_limit => %(full_limit)s, p_full_nested => %(full_nested)s)""",
+            page_id=page_id,
+            kind=kind,
+            place=place,
+            full_limit=full_limit,
+            full_nested=full_nested,
+        )
+
+    async def record_request_size(
+        self,
+        *,
+        page_id: str,
+        kind: str,
+        place: str,
+        size_limit: int,
+        nested: int,
+        outcome: str,
+        full_limit: int,
+        full_nested: int,
+    ) -> bool:
+        """Whether there is a smaller request to make."""
+        smaller_left: bool = await self._value(
+            """select convsync_api.record_request_size(p_page_id => %(page_id)s, p_kind => %(kind)s,
+               p_place => %(place)s, p_size_limit => %(size_limit)s, p_nested => %(nested)s,
+               p_outcome => %(outcome)s, p_full_limit => %(full_limit)s,
+               p_full_nested => %(full_nested)s)""",
+            page_id=page_id,
+            kind=kind,
+            place=place,
+            size_limit=size_limit,
+            nested=nested,
+            outcome=outcome,
+            full_limit=full_limit,
+            full_nested=full_nested,
+        )
+        return smaller_left
 
     # Sync runs
 

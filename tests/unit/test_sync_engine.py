@@ -31,7 +31,6 @@ from convsync.graph.usage import Usage
 from convsync.sync.ports import Time
 from convsync.sync.retry import BUDGETS, Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
-from convsync.sync.sizes import Size, SizeMemory
 
 PAGE = "700100"
 EPOCH = datetime(2026, 11, 20, tzinfo=UTC)
@@ -111,6 +110,12 @@ class Grant:
 
 
 @dataclass
+class RequestSize:
+    size_limit: int
+    nested: int
+
+
+@dataclass
 class Token:
     sealed: bytes | None
     state: str = "unchecked"
@@ -144,6 +149,8 @@ class Store:
         self.renewals = 0
         self.resume_after: float | None = None
         self.slow_answers = 0.0
+        self.steps: Counter[str] = Counter()
+        self.refused: dict[tuple[str, str], int] = {}
         self.trouble: dict[str, list[ConvsyncError]] = {}
         """Errors the named functions raise before they work again."""
 
@@ -245,6 +252,43 @@ class Store:
     async def mark_token(self, *, page_id: str, state: str, error: str | None) -> None:
         await self._enter("mark_token")
         self.token_marks.append(state)
+
+    async def request_size(
+        self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int
+    ) -> RequestSize:
+        await self._enter("request_size")
+        steps = self._steps(full_limit, full_nested)
+        tried = max(self.steps[kind], self.refused.get((kind, place), -1) + 1)
+        return RequestSize(*steps[min(tried, len(steps) - 1)])
+
+    async def record_request_size(
+        self,
+        *,
+        page_id: str,
+        kind: str,
+        place: str,
+        size_limit: int,
+        nested: int,
+        outcome: str,
+        full_limit: int,
+        full_nested: int,
+    ) -> bool:
+        """As the database does it, but that every success makes the next request larger."""
+        await self._enter("record_request_size")
+        steps = self._steps(full_limit, full_nested)
+        step = steps.index((size_limit, nested))
+        if outcome == "accepted":
+            self.steps[kind] = max(self.steps[kind] - 1, 0)
+            return True
+        self.steps[kind] = max(self.steps[kind], min(step + 1, len(steps) - 1))
+        if outcome == "refused":
+            self.refused[kind, place] = max(self.refused.get((kind, place), -1), step)
+        return step + 1 < len(steps)
+
+    @staticmethod
+    def _steps(limit: int, nested: int) -> list[tuple[int, int]]:
+        halves = [limit >> shift for shift in range(limit.bit_length())]
+        return [(half, messages) for messages in dict.fromkeys((nested, 0)) for half in halves]
 
     async def resumable_syncs(self) -> list[Resumable]:
         await self._enter("resumable_syncs")
@@ -516,8 +560,6 @@ async def test_too_much_data_is_halved_and_never_asked_for_twice(clock: Clock) -
     refused = [(call.after, call.limit) for call in it.graph.calls if call.limit > 3 and call.nested]
     assert len(refused) == len(set(refused))
     assert [limit for _, limit in refused[:3]] == [25, 12, 6]
-    # growing again was tried, and less and less often
-    assert 3 < len(refused) < 8
 
 
 async def test_a_refused_size_is_not_asked_for_again_though_others_succeed_with_it(clock: Clock) -> None:
@@ -939,36 +981,7 @@ async def test_what_a_person_interrupted_rests_before_others_go_on(clock: Clock,
     assert (it.store.status, it.store.reason, it.store.resume_after) == ("paused", "interrupted", 60)
 
 
-# -- sizes
-
-
-def test_sizes_shrink_to_single_items_and_then_do_without_messages() -> None:
-    memory = SizeMemory(Size(8, 25))
-    seen = [memory.current]
-    while memory.refused(memory.current) is not None:
-        seen.append(memory.current)
-    assert [(size.limit, size.nested) for size in seen] == [
-        (8, 25), (4, 25), (2, 25), (1, 25), (8, 0), (4, 0), (2, 0), (1, 0)
-    ]  # fmt: skip
-
-
-def test_sizes_grow_back_after_successes() -> None:
-    memory = SizeMemory(Size(8, 25))
-    for _ in range(5):
-        memory.refused(memory.current)
-    while memory.current != memory.full:
-        before = memory.current
-        for _ in range(4):
-            assert memory.current == before
-            memory.accepted(memory.current)
-        assert memory.current.rank() > before.rank()
-
-
-def test_a_refusal_of_an_older_larger_request_does_not_shrink_twice() -> None:
-    memory = SizeMemory(Size(100))
-    assert memory.refused(Size(100)) == Size(50)
-    assert memory.refused(Size(100)) == Size(50)
-    assert memory.current == Size(50)
+# -- waiting
 
 
 def test_the_wait_before_a_retry_is_anything_up_to_a_growing_limit() -> None:
