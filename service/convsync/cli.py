@@ -51,7 +51,7 @@ from convsync.graph.errors import GraphError
 from convsync.graph.versions import lifetime, warn_of_version
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
-from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
+from convsync.pages import WEBHOOK_FIELDS, PageToken, check_token, subscribe
 from convsync.settings import Settings, SettingsError, limited_consumers, parse_api_keys
 from convsync.store import Store, create_pool
 from convsync.sync.modes import AVAILABLE_MODES
@@ -381,25 +381,32 @@ async def page_add(page_id: str, name: str | None, owner: str | None, token_stdi
         if not token:
             raise click.UsageError("no token on standard input")
     box = settings.token_box()
+    kept = PageToken(token, box.seal(page_id, token)) if token else None
     async with open_store(settings) as (store, _), graph_client(settings) as graph:
         document = await store.add_page(
             page_id=page_id,
             name=name,
             owner_ref=owner,
-            token_sealed=box.seal(page_id, token) if token else None,
-            token_key_id=box.key_id if token else None,
+            token_sealed=kept.sealed if kept else None,
+            token_key_id=box.key_id if kept else None,
         )
-        finding = None
-        if token:
-            finding = await check_token(store, graph, page_id, token, settings.calls_per_second)
+        check = None
+        if kept:
+            check = await check_token(store, graph, page_id, kept, settings.calls_per_second)
             document = await store.get_page(page_id=page_id)
     if json_:
         print_json(document)
     else:
         stdout.print(f"Page {page_id} is there; its token is {document['token']}.")
-    if finding:
-        click.echo(f"the token was not accepted: {finding}", err=True)
-    return FAILURE if document["token"] == "invalid" else OK  # noqa: S105 - a state
+    if check is None or check.told is None:
+        return OK
+    said = {
+        "invalid": "the token was not accepted",
+        "refused": "the token is stored, but Meta refuses calls with it for another reason",
+        "unchecked": "the token is stored, and could not be checked",
+    }
+    click.echo(f"{said[check.state]}: {check.told}", err=True)
+    return OK if check.state == "unchecked" else FAILURE
 
 
 @page.command("list")
@@ -455,11 +462,16 @@ def page_new_key() -> None:
     sys.stdout.write(new_key() + "\n")
 
 
-async def open_token(store: Store, settings: Settings, page_id: str) -> str:
-    sealed = await store.page_token(page_id=page_id)
-    if sealed.sealed is None:
+async def open_token(store: Store, settings: Settings, page_id: str) -> PageToken:
+    """The Page's token, unless there is none or Meta has called it dead: nobody calls with it again."""
+    kept = await store.page_token(page_id=page_id)
+    if kept.sealed is None:
         raise Failure(f"Page {page_id} has no token: convsync page add {page_id} --token-stdin")
-    return settings.token_box().open(page_id, sealed.sealed)
+    if kept.state == "invalid":
+        page = await store.get_page(page_id=page_id)
+        why = page["token_error"] or f"Store another one: convsync page add {page_id} --token-stdin"
+        raise Failure(f"no call was made with the token of Page {page_id}, which Meta has refused. {why}")
+    return PageToken(settings.token_box().open(page_id, kept.sealed), kept.sealed)
 
 
 @main.command()

@@ -43,7 +43,7 @@ from convsync.database.embedded import EmbeddedPostgres, prepare_data_dir
 from convsync.errors import TryAgain
 from convsync.facts import Json
 from convsync.graph.errors import GraphError
-from convsync.pages import check_token, subscribe
+from convsync.pages import PageToken, check_token, subscribe
 from convsync.settings import Settings
 from convsync.simulator.checker import compare, fetch_truth
 from convsync.simulator.config import DEFAULT_APP_SECRET, DEFAULT_VERIFY_TOKEN, SimulatorConfig
@@ -94,7 +94,7 @@ class _Mirrored:
     """One Page and what became of it. `stuck` is why its sync did not end, or could not begin."""
 
     page_id: str
-    token: str
+    token: PageToken
     run: Json | None = None
     calls: int = 0
     stuck: str | None = None
@@ -168,7 +168,11 @@ class Demo:
             self._say(
                 f"Console: {address}/  (any user name; the password is in {settings.generated_key_path})"
             )
-        pages = [_Mirrored(page["page_id"], page["token"]) for page in simulator["pages"]]
+        seal = app[TOKENS].seal
+        pages = [
+            _Mirrored(page_id, PageToken(token, seal(page_id, token)))
+            for page_id, token in ((page["page_id"], page["token"]) for page in simulator["pages"])
+        ]
         for page in pages:
             await self._add(app, page)
         await self._sync_all(app, pages)
@@ -198,13 +202,16 @@ class Demo:
 
     async def _add(self, app: web.Application, page: _Mirrored) -> None:
         """Add a Page and subscribe to it, before the walk begins: from here on webhooks tell."""
-        store, graph, box = app[STORE], app[GRAPH], app[TOKENS]
+        store, graph = app[STORE], app[GRAPH]
         rate = self._world.calls_per_second
         await store.add_page(
-            page_id=page.page_id, token_sealed=box.seal(page.page_id, page.token), token_key_id=box.key_id
+            page_id=page.page_id, token_sealed=page.token.sealed, token_key_id=app[TOKENS].key_id
         )
+        check = await check_token(store, graph, page.page_id, page.token, rate)
+        if check.state == "invalid":
+            page.stuck = f"its token is not accepted: {check.told}"
+            return
         try:
-            await check_token(store, graph, page.page_id, page.token, rate)
             await subscribe(store, graph, page.page_id, page.token, rate)
         except (GraphError, TryAgain) as error:
             page.stuck = f"it cannot be subscribed to: {_explained(error)}"

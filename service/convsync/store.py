@@ -543,13 +543,16 @@ class Store:
             page_id=page_id,
         )
 
-    async def mark_token(self, *, page_id: str, state: str, error: str | None = None) -> None:
+    async def mark_token(
+        self, *, page_id: str, state: str, error: str | None = None, token_sealed: bytes | None = None
+    ) -> None:
         await self._value(
             """select convsync_api.mark_token(p_page_id => %(page_id)s, p_state => %(state)s,
-               p_error => %(error)s)""",
+               p_error => %(error)s, p_token_sealed => %(token_sealed)s)""",
             page_id=page_id,
             state=state,
             error=error,
+            token_sealed=token_sealed,
         )
 
     async def mark_subscribed(self, *, page_id: str) -> None:

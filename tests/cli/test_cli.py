@@ -318,6 +318,65 @@ async def test_token_that_graph_refuses_is_said_and_exits_1(cli: Commands, world
     assert "EAAmarker" not in out + err
 
 
+async def test_token_of_an_app_whose_proof_is_refused_is_not_called_invalid(
+    cli: Commands, world: World
+) -> None:
+    """The secret of another app: the token may be as good as ever, and another one would not help."""
+    world.simulator.faults.add("", "error", name="proof_invalid")
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+        CONVSYNC_APP_SECRET="the secret of another app",
+    )
+    assert (code, json.loads(out)["token"]) == (1, "unchecked")
+    said = " ".join(err.split())
+    assert "CONVSYNC_APP_SECRET must be the secret of the app" in said
+    assert "not accepted" not in said
+    assert "the secret of another app" not in said
+
+    world.simulator.faults.clear()
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+    )
+    assert (code, json.loads(out)["token"], err) == (0, "valid", "")
+
+
+async def test_token_that_could_not_be_checked_is_stored_all_the_same(cli: Commands, world: World) -> None:
+    world.simulator.faults.add("", "error", name="service")
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+    )
+    assert (code, json.loads(out)["token"]) == (0, "unchecked")
+    assert "could not be checked" in err
+
+
+@pytest.mark.parametrize("command", ["verify", "page subscribe", "sync"])
+async def test_dead_token_is_used_once_and_then_never_again(
+    cli: Commands, world: World, command: str
+) -> None:
+    """The first call learns that it is dead; whoever comes next makes none, and is told what to do."""
+    world.simulator.faults.add(
+        "", "error", code=190, subcode=460, message="the user changed their password", http=400
+    )
+    code, out, err = await cli.run(*command.split(), world.page_id)
+    assert code == 1
+    assert "the user changed their password" in " ".join((out + err).split())
+    assert world.calls() == 1
+    assert (await world.store.get_page(page_id=world.page_id))["token"] == "invalid"
+    for again in (("verify",), ("page", "subscribe"), ("sync",)):
+        code, out, err = await cli.run(*again, world.page_id)
+        said = " ".join((out + err).split())
+        assert code == 1
+        assert "convsync page add PAGE_ID --token-stdin" in said, again
+        assert "the user changed their password" in said
+    assert world.calls() == 1
+
+
 async def test_no_token_on_stdin_is_wrong_usage(cli: Commands, world: World) -> None:
     code, out, err = await cli.run("page", "add", world.page_id, "--token-stdin", told=b"")
     assert (code, out) == (2, "")

@@ -15,6 +15,8 @@ import pytest
 
 from convsync.graph.catalogue import CATALOGUE, UNLISTED, ErrorClass
 from convsync.graph.client import GraphClient
+from convsync.graph.errors import GraphError
+from convsync.sync.contacts import ContactReader
 from graph_answers import EXAMPLES, Example
 from sync.test_throttling import Ledger
 from sync.world import LIST_CALL, FastTime, World, open_world
@@ -182,6 +184,19 @@ async def test_dead_token_is_never_used_again(
         again = await world.sync(concurrency=1)
         assert (again.status, again.reason) == ("failed", "token_invalid")
         assert calls_after_the_first_refusal(world) == 0
+
+
+async def test_live_read_learns_that_a_token_is_dead_for_all_who_come_after_it(database: Any) -> None:
+    async with inbox(database) as world:
+        world.simulator.faults.plant(fault(BY_ENTRY["token_expired"]))
+        reader = ContactReader(world.store, world.graph, world.box.open, calls_per_second=0)
+        with pytest.raises(GraphError):
+            await reader._read_person(world.page_id, "1001")
+        page = await world.store.get_page(page_id=world.page_id)
+        assert (page["token"], "convsync page add" in page["token_error"]) == ("invalid", True)
+        await reader._read_person(world.page_id, "1002")
+        await reader._read_thread(world.page_id, "t_1")
+        assert world.calls() == 1
 
 
 @pytest.mark.parametrize(("planted", "example"), of(ErrorClass.PERMISSION))

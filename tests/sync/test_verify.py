@@ -38,7 +38,7 @@ async def verify(world: World, *, deep: bool = False, patience: float = 0.01, **
             world.store,
             world.graph,
             world.page_id,
-            world.simulator.page.token,
+            world.token,
             deep=deep,
             calls_per_second=0,
             patience=patience,

@@ -155,7 +155,11 @@ class ContactReader:
             return None
         token = self._open_token(page_id, kept.sealed)
         answer, granted_at = await granted(
-            self._store, page_id, self._calls_per_second, lambda: self._graph.get(path, query, token)
+            self._store,
+            page_id,
+            self._calls_per_second,
+            kept.sealed,
+            lambda: self._graph.get(path, query, token),
         )
         return answer.data, granted_at
 

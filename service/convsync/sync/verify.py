@@ -1,4 +1,4 @@
-"""verify: reads Graph again and compares it with the mirror. It changes nothing but the call budget.
+"""verify: reads Graph again and compares it with the mirror, of which it changes nothing.
 
 What differs is decided in SQL (`compare_facts`, `compare_thread`); here Graph is walked and the findings
 are counted. Messages arrive and are edited while the reading goes on, so a finding that something under
@@ -30,6 +30,7 @@ from convsync.graph.reading import (
     read_conversations,
     read_messages,
 )
+from convsync.pages import PageToken
 from convsync.store import Finding, MirroredConversation, Store
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Graph, Time
@@ -99,7 +100,7 @@ async def verify_page(
     store: Store,
     graph: Graph,
     page_id: str,
-    token: str,
+    token: PageToken,
     *,
     deep: bool,
     calls_per_second: float,
@@ -111,7 +112,7 @@ async def verify_page(
 
     `patience` is how many seconds what is under way gets to arrive before a finding is looked at again.
     Raises `GraphError` when the list, or a thread, cannot be read after all retries: then nothing is
-    known, and nothing claimed. A block is waited for.
+    known, and nothing claimed. A block is waited for; a token that turns out dead is marked.
     """
     verification = _Verification(
         store,
@@ -143,7 +144,7 @@ class _Verification:
         store: Store,
         graph: Graph,
         page_id: str,
-        token: str,
+        token: PageToken,
         *,
         deep: bool,
         calls_per_second: float,
@@ -153,6 +154,7 @@ class _Verification:
     ) -> None:
         self._store = store
         self._page_id = page_id
+        self._sealed = token.sealed
         self._deep = deep
         self._patience = patience
         self._time = time
@@ -165,7 +167,7 @@ class _Verification:
             fence=None,
             lane="repair",
             calls_per_second=calls_per_second,
-            token=token,
+            token=token.token,
             control=self._control,
         )
         self._sizes = Sizes(store, page_id, self._database)
@@ -472,6 +474,16 @@ class _Verification:
                     raise error
                 return
             case ErrorClass.BAD_CURSOR:
+                raise error
+            case ErrorClass.TOKEN:
+                await self._database(
+                    lambda: self._store.mark_token(
+                        page_id=self._page_id,
+                        state="invalid",
+                        error=error.explained(),
+                        token_sealed=self._sealed,
+                    )
+                )
                 raise error
             case ErrorClass.BAD_REQUEST if error.unknown_field is not None:
                 if error.unknown_field in _COMPARED | self._unknown_fields:
