@@ -244,6 +244,52 @@ async def test_what_never_succeeds_costs_its_thread_one_call_and_the_others_noth
         assert incomplete == [{"thread_id": longest.thread_id}]
 
 
+@pytest.mark.parametrize("name", ["unknown", "reduce_data"])
+@pytest.mark.parametrize("after", [0, 2], ids=["from the front", "in the middle"])
+async def test_refused_listing_is_told_from_a_bad_moment_and_never_called_whole(
+    database: Any, after: int, name: str
+) -> None:
+    """A very busy Page. With which error its list fails Meta does not say; the Page itself still answers."""
+    async with inbox(database) as world:
+        world.simulator.faults.add("", "refuse_listing", after=after, name=name)
+        outcome = await world.sync(concurrency=1)
+        run = await world.run_of(outcome)
+        assert (run["status"], run["reason"], run["success"]) == ("partial", "listing_refused", False)
+        (batch,) = run["failed_batches"]
+        assert (batch["kind"], batch["error"]["entry"]) == ("list", "listing_refused")
+        assert (batch["error"]["class"], batch["error"]["code"]) == ("listing", 1)
+        assert "does not list this Page's conversations" in batch["error"]["told"]
+        calls = asked(world)
+        *_, last_list, probe = [path for path, _ in calls]
+        assert LIST_CALL in last_list
+        assert probe.endswith(f"/{world.page_id}")
+        assert (await world.verdict()).missing > 0
+        # The threads that the list told of before are read to their ends all the same.
+        assert (
+            await world.rows("select from convsync.sync_cursors where kind = 'thread' and not completed")
+            == []
+        )
+        world.simulator.faults.clear()
+        assert (await world.sync()).status == "succeeded"
+        assert (await world.verdict()).clean
+
+
+@pytest.mark.parametrize(
+    ("match", "name"),
+    [(f"{LIST_CALL}.*after=", "unknown"), ("", "unknown"), (LIST_CALL, "service")],
+    ids=["one place of the list", "all of Graph", "a trouble that Meta calls passing"],
+)
+async def test_list_that_fails_for_another_reason_is_no_refused_listing(
+    database: Any, match: str, name: str
+) -> None:
+    async with inbox(database) as world:
+        world.simulator.faults.add(match, "error", name=name, after=1)
+        outcome = await world.sync(concurrency=1)
+        run = await world.run_of(outcome)
+        assert (run["status"], run["reason"]) == ("partial", "failed_batches")
+        assert "listing_refused" not in {batch["error"]["entry"] for batch in run["failed_batches"]}
+
+
 async def test_field_that_graph_does_not_have_is_asked_for_once(database: Any) -> None:
     async with inbox(database) as world:
         planted = fault(BY_ENTRY["no_such_field"])
@@ -254,5 +300,6 @@ async def test_field_that_graph_does_not_have_is_asked_for_once(database: Any) -
 
 
 def test_every_row_of_the_catalogue_is_tried_here() -> None:
-    tried = {example.entry for example in EXAMPLES} | WITHOUT_CODE.keys() | {"answer_too_large", "redirect"}
+    tried = {example.entry for example in EXAMPLES} | WITHOUT_CODE.keys()
+    tried |= {"answer_too_large", "redirect", "listing_refused"}
     assert tried == {rule.name for rule in CATALOGUE} | {UNLISTED.name}

@@ -19,7 +19,14 @@ import structlog
 
 from convsync.errors import BadData, InvalidArgument, NotFound
 from convsync.facts import Fact, Json, drift_name
-from convsync.graph.catalogue import NO_CONNECTION, NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
+from convsync.graph.catalogue import (
+    LISTING_REFUSED,
+    MAY_BE_REFUSED_LISTING,
+    NO_CONNECTION,
+    NO_WHOLE_ANSWER,
+    UNREADABLE,
+    ErrorClass,
+)
 from convsync.graph.client import GraphAnswer, node_path
 from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
@@ -149,13 +156,17 @@ class Walker:
     async def _carry(self, work: Work) -> None:
         """Read one page and apply it, or record why it could not be read."""
         try:
-            page = await self._read(work)
+            try:
+                page = await self._read(work)
+            except _GaveUp as gave_up:
+                error = gave_up.error
+                if work.kind == "list" and await self._is_refused_listing(error):
+                    error = error.inferred(LISTING_REFUSED)
+                await self._fail(work, gave_up.attempts, error.as_json())
+                if work.kind == "list" and error.error_class is ErrorClass.PERMISSION:
+                    self._control.stop("permission_denied", failed=True)
+                return
         except (Stopped, _Restarted):
-            return
-        except _GaveUp as gave_up:
-            await self._fail(work, gave_up.attempts, gave_up.error.as_json())
-            if work.kind == "list" and gave_up.error.error_class is ErrorClass.PERMISSION:
-                self._control.stop("permission_denied", failed=True)
             return
         try:
             applied = await self._control.patiently(
@@ -271,6 +282,30 @@ class Walker:
         if failed >= BUDGETS.get(error.error_class, 1):
             raise _GaveUp(error, failures.total())
         await self._control.pause(self._control.backoff.delay(failed, self._control.time.random()))
+
+    async def _is_refused_listing(self, error: GraphError) -> bool:
+        """Whether Meta refuses the list as such: not one conversation of it comes, and the Page answers."""
+        if error.rule.name not in MAY_BE_REFUSED_LISTING:
+            return False
+        one: dict[str, str | int] = {"platform": "messenger", "limit": 1, "fields": "id"}
+        refusal = await self._probe(node_path(self._page_id, "conversations"), one)
+        if refusal is None or refusal.rule.name not in MAY_BE_REFUSED_LISTING:
+            return False
+        return await self._probe(node_path(self._page_id), {"fields": "id"}) is None
+
+    async def _probe(self, path: str, params: Mapping[str, str | int]) -> GraphError | None:
+        """Make one call for what becomes of it; `None` if it is answered."""
+        while True:
+            token = self._caller.token
+            try:
+                await self._caller.call(path, params, lambda answer, granted_at: None)
+            except GraphError as error:
+                if error.error_class is ErrorClass.TOKEN:
+                    await self._replace_token(token, error)
+                elif error.error_class is not ErrorClass.THROTTLED:
+                    return error
+            else:
+                return None
 
     async def _restart(self, work: Work, error: GraphError, failures: Counter[ErrorClass]) -> None:
         key = (work.kind, work.thread_id)
