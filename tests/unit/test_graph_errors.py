@@ -86,6 +86,8 @@ VARIANTS = [
     (400, {"code": 230, "message": "(#230) Requires a permission"}, "permission_required"),
     (400, {"code": 100, "message": "(#100) Missing permissions"}, "missing_permission"),
     (400, {"code": 100, "message": "(#100) The cursor specified is not valid"}, "cursor_refused"),
+    (400, {"code": 190, "error_subcode": 460, "message": "Message", "error_user_title": "A title",
+           "error_user_msg": "A message", "type": "OAuthException"}, "token_password_changed"),
     (400, {}, "unlisted"),
 ]  # fmt: skip
 
@@ -302,6 +304,18 @@ def test_usage_is_the_highest_percentage_of_all_headers_that_concern_us() -> Non
     assert usage is not None
     assert (usage.percent, usage.app_percent, usage.regain_seconds) == (64.0, 31.0, 0)
     assert set(usage.raw) == {"app", "page", "business"}
+
+
+def test_several_businesses_in_one_header_count_by_the_worst_of_them() -> None:
+    header = (
+        '{"900100":[{"type":"messenger","call_count":100,"total_cputime":25,"total_time":25,'
+        '"estimated_time_to_regain_access":19}],'
+        '"900200":[{"type":"pages","call_count":97,"total_cputime":23,"total_time":23,'
+        '"estimated_time_to_regain_access":0}]}'
+    )
+    usage = read_usage({"X-Business-Use-Case-Usage": header})
+    assert usage is not None
+    assert (usage.percent, usage.app_percent, usage.regain_seconds) == (100, 0, 19 * 60)
 
 
 def test_the_minutes_to_regain_access_become_seconds() -> None:
