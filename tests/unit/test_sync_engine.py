@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from convsync.errors import (
     AlreadyRunning,
@@ -25,9 +27,10 @@ from convsync.errors import (
 )
 from convsync.facts import Message, Thread
 from convsync.graph.catalogue import TIMEOUT
-from convsync.graph.client import GraphAnswer
+from convsync.graph.client import PARSED_IN_A_THREAD, GraphAnswer
 from convsync.graph.errors import GraphError
 from convsync.graph.usage import Usage
+from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Time
 from convsync.sync.retry import BUDGETS, Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
@@ -686,6 +689,48 @@ async def test_without_a_token_the_run_fails_without_a_call(
     it.store.trouble, it.store.token = trouble, token
     assert await it.run() == Outcome(1, "failed", reason)
     assert it.graph.calls == []
+
+
+@pytest.mark.parametrize("size", [1000, PARSED_IN_A_THREAD + 1])
+async def test_a_large_answer_is_read_beside_the_loop(clock: Clock, size: int) -> None:
+    """Turning megabytes into facts takes as long as parsing them; webhooks are answered meanwhile."""
+    it = world(clock, [3])
+    it.store.status = "running"
+    control = Control(time=clock.time, lease_until=60)
+    caller = Caller(
+        store=it.store,  # type: ignore[arg-type]
+        graph=it.graph,
+        page_id=PAGE,
+        run_id=None,
+        fence=None,
+        lane="repair",
+        calls_per_second=0,
+        token="token",
+        control=control,
+    )
+    honest = it.graph.get
+
+    async def sized(*call: Any) -> GraphAnswer:
+        return replace(await honest(*call), size=size)
+
+    it.graph.get = sized  # type: ignore[method-assign]
+    params = {"limit": 1, "fields": "id"}
+    thread = await caller.call(f"{PAGE}/conversations", params, lambda answer, at: threading.get_ident())
+    assert (thread != threading.get_ident()) is (size > PARSED_IN_A_THREAD)
+
+
+async def test_each_failure_is_logged_with_what_metas_support_asks_for(clock: Clock) -> None:
+    it = world(clock, [3])
+    it.graph.faults.append(once(lambda path, params: error(2, "down", trace_id="T1", request_id="R1")))
+    with capture_logs() as logs:
+        assert (await it.run()).status == "succeeded"
+    (failed,) = [entry for entry in logs if entry["event"] == "graph_call_failed"]
+    assert {
+        "trace_id": "T1",
+        "request_id": "R1",
+        "code": 2,
+        "entry": "service_unavailable",
+    }.items() <= failed["error"].items()
 
 
 # -- the budget
