@@ -5,6 +5,7 @@ The hours that Meta asks for pass in seconds: engine and database share a clock 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 from convsync.graph.catalogue import CATALOGUE, UNLISTED, ErrorClass
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
+from convsync.simulator.config import DEFAULT_APP_SECRET
 from convsync.sync.contacts import ContactReader
 from graph_answers import EXAMPLES, Example
 from sync.test_throttling import Ledger
@@ -212,6 +214,38 @@ async def test_what_a_person_has_to_grant_ends_the_run_with_a_word_to_them(
         assert batch["error"]["entry"] == example.entry
         assert batch["error"]["told"]
         assert batch["error"]["trace_id"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "late", "entry"),
+    [
+        (DEFAULT_APP_SECRET, 0, None),
+        (DEFAULT_APP_SECRET, 360, "proof_invalid"),
+        ("the secret of another app", 0, "proof_invalid"),
+        (None, 0, "proof_required"),
+    ],
+    ids=["good", "six minutes old", "by another secret", "none"],
+)
+async def test_app_that_requires_proofs_of_its_secret_gets_them_with_every_call(
+    database: Any, secret: str | None, late: int, entry: str | None
+) -> None:
+    """Its token is as good as before, whatever becomes of the proof."""
+    async with (
+        inbox(database, require_appsecret_proof=True) as world,
+        GraphClient(world.simulator.url, app_secret=secret, now=lambda: time.time() - late) as graph,
+    ):
+        world.graph = graph
+        outcome = await world.sync()
+        if entry is None:
+            assert outcome.status == "succeeded"
+            assert (await world.verdict()).clean
+            return
+        assert (outcome.status, outcome.reason) == ("failed", "permission_denied")
+        (batch,) = (await world.run_of(outcome))["failed_batches"]
+        assert batch["error"]["entry"] == entry
+        assert "CONVSYNC_APP_SECRET" in batch["error"]["told"]
+        assert world.calls() == 1
+        assert (await world.store.get_page(page_id=world.page_id))["token"] == "unchecked"
 
 
 @pytest.mark.parametrize(

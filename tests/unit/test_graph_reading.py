@@ -312,6 +312,17 @@ def test_a_conversation_without_id_is_a_dead_letter_without_the_tokens_in_its_li
     assert page.unreadable == 2
 
 
+def test_dead_letter_has_no_token_wherever_meta_put_it() -> None:
+    link = f"https://cdn.example/a.png?access_token={TOKEN}&oh=1"
+    item = message(1, attachments={"data": [{"id": "1", "file_url": link}], "next": paging()["next"]})
+    del item["id"]
+    [letter] = only(messages(item, paging=paging()), DeadLetter)
+    assert TOKEN.encode() not in letter.raw
+    assert b"https://cdn.example/a.png?access_token=[redacted]&oh=1" in letter.raw
+    [wholly] = only(listed({**thread(), "id": None, "paging": paging()["next"]}), DeadLetter)
+    assert TOKEN.encode() not in wholly.raw
+
+
 def test_nested_messages_that_go_on_give_the_cursor_to_go_on_at() -> None:
     page = listed(thread(messages={"data": [message(2)], "paging": paging("DEEPER")}))
     assert (page.threads[0]["read"], page.threads[0]["next_cursor"]) == ("more", "DEEPER")
