@@ -32,6 +32,7 @@ _FIELDS = (
 )
 _SERVES, _SERVES_AIM = 20_000, 60_000
 _BIG, _BIG_SECONDS, _BIG_MB = 100_000, 5.0, 300.0
+_HUGE = 1_000_000
 _ANSWER_SECONDS = 60
 
 
@@ -101,7 +102,7 @@ def _simulator(conversations: int, messages: int) -> Iterator[SimulatorProcess]:
 
 
 def serves(server: Server, quick: bool, tell: Tell) -> list[Line]:
-    """simulator_serves, simulator_start_100k."""
+    """simulator_serves, simulator_start_100k (with a million in its detail)."""
     repetitions, pages = (5, 12) if quick else (5, 80)
     first: list[float] = []
     again: list[float] = []
@@ -136,6 +137,8 @@ def _start(repetitions: int) -> Line:
                 seconds.append(simulator.processor_seconds())
                 if conversations == _BIG:
                     memory.append(simulator.memory_mb())
+    with _simulator(_HUGE, 30) as simulator:
+        huge = {"seconds": round(simulator.processor_seconds(), 2), "mb": round(simulator.memory_mb())}
     return Line(
         "simulator_start_100k",
         "s",
@@ -145,5 +148,5 @@ def _start(repetitions: int) -> Line:
         goal_value=_BIG_SECONDS,
         better="lower",
         also=max(memory) <= _BIG_MB,
-        detail={"mb": round(median(memory)), "goal_mb": _BIG_MB},
+        detail={"mb": round(median(memory)), "goal_mb": _BIG_MB, "million": huge},
     )

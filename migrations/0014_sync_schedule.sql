@@ -1,5 +1,5 @@
 -- When Pages are synced by themselves, and what tells how long a run still takes.
--- depends: 0007_page_statistics
+-- depends: 0010_request_sizes
 
 set local lock_timeout = '10s';
 

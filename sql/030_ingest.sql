@@ -2,9 +2,11 @@
 --
 -- The order of work is the order of locks, the same in every transaction:
 --   1. Pages that are new, in key order
---   2. conversations that are new, in key order; then every touched one is locked, in key order
+--   2. conversations that are new, in key order; then every touched one is locked, in key order. A person who was erased and of
+--      whom something of before is refused is touched too: their tombstone and what is known of their messages have no other lock
 --   3. events by message_id, under the lock of their conversation
---   4. the conversations' folds and versions, the change feed, the dead letters
+--   4. the digests of erased messages, what waits for a message, the change feed, the dead letters; last the refusals' counters,
+--      where nobody waits
 -- Locking and reading are separate statements: in read committed each statement sees what committed before it
 -- began, so what is read after the lock is what the lock protects. docs/decisions/ tells why that is enough.
 --
@@ -144,7 +146,6 @@ set enable_mergejoin = off
 as $$
 declare
   v_keys convsync.conversation_key[];
-  v_created convsync.conversation_key[];
   v_wanted bigint;
 begin
   -- A Page met for the first time through its webhook; its operator may add name and token later.
@@ -163,24 +164,19 @@ begin
   end if;
   v_wanted := cardinality(v_keys);
 
-  with inserted as (
-    insert into convsync.messenger_conversations as c (page_id, sender_id)
-    select k.page_id, k.sender_id
-    from unnest(v_keys) k
-    where not exists (
-      select from convsync.messenger_conversations o where o.page_id = k.page_id and o.sender_id = k.sender_id
-    )
-    order by k.page_id collate "C", k.sender_id collate "C"
-    on conflict on constraint messenger_conversations_one_per_sender do nothing
-    returning c.page_id, c.sender_id, c.conversation_id
+  insert into convsync.messenger_conversations as c (page_id, sender_id)
+  select k.page_id, k.sender_id
+  from unnest(v_keys) k
+  where not exists (
+    select from convsync.messenger_conversations o where o.page_id = k.page_id and o.sender_id = k.sender_id
   )
-  select array_agg(row(i.page_id, i.sender_id, i.conversation_id, true)::convsync.conversation_key)
-  into v_created
-  from inserted i;
+  order by k.page_id collate "C", k.sender_id collate "C"
+  on conflict on constraint messenger_conversations_one_per_sender do nothing;
 
-  select array_agg(row(l.page_id, l.sender_id, l.conversation_id, false)::convsync.conversation_key) into v_keys
+  -- Without a version it is of this transaction: nobody commits one that was not told of.
+  select array_agg(row(l.page_id, l.sender_id, l.conversation_id, l.version = 0)::convsync.conversation_key) into v_keys
   from (
-    select c.page_id, c.sender_id, c.conversation_id
+    select c.page_id, c.sender_id, c.conversation_id, c.version
     from unnest(v_keys) k
     join convsync.messenger_conversations c on c.page_id = k.page_id and c.sender_id = k.sender_id
     order by c.page_id, c.sender_id
@@ -188,15 +184,6 @@ begin
   ) l;
   if v_wanted is distinct from cardinality(v_keys) then
     raise exception 'a conversation appeared and vanished, try again' using errcode = '40001';
-  end if;
-
-  if v_created is not null then
-    select array_agg(row(u.page_id, u.sender_id, u.conversation_id, u.created)::convsync.conversation_key) into v_keys
-    from (
-      select k.page_id, k.sender_id, k.conversation_id, bool_or(k.created) as created
-      from unnest(v_keys || v_created) k
-      group by k.page_id, k.sender_id, k.conversation_id
-    ) u;
   end if;
   return v_keys;
 end
@@ -249,6 +236,47 @@ begin
     raise exception 'a message came to another conversation meanwhile, try again' using errcode = '40001';
   end if;
   return p_keys || v_others;
+end
+$$;
+
+create or replace function convsync_api._lock_messages(p_facts convsync.fact[], p_keys convsync.conversation_key[])
+returns convsync.conversation_key[]
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_pages text[];
+  v_ids text[];
+begin
+  -- A message that is here is under the lock of its conversation. One that is not somebody may be bringing at this moment, as another
+  -- person's and so under another lock. Its key is taken and given back: one of the two waits for the other, and then sees what
+  -- it did.
+  with awaited as (
+    insert into convsync.contact_interaction_events as e
+      (page_id, message_id, conversation_id, event_type, direction, event_timestamp, source)
+    select f.page_id, f.message_id, k.conversation_id, 'unknown', 'in', f.at, 'webhook'
+    from unnest(p_facts) f
+    join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
+    where f.round = 1
+      and not exists (
+        select from convsync.contact_interaction_events o where o.page_id = f.page_id and o.message_id = f.message_id
+      )
+    order by f.page_id collate "C", f.message_id collate "C"
+    on conflict on constraint contact_interaction_events_pkey do nothing
+    returning e.page_id, e.message_id
+  )
+  select array_agg(a.page_id), array_agg(a.message_id) into v_pages, v_ids
+  from awaited a;
+  delete from convsync.contact_interaction_events e
+  using unnest(v_pages, v_ids) a (page_id, message_id)
+  where e.page_id = a.page_id and e.message_id = a.message_id;
+  return convsync_api._lock_owners(p_facts, p_keys);
 end
 $$;
 
@@ -311,7 +339,7 @@ as $$
 declare
   v_deltas convsync.conversation_delta[];
 begin
-  -- What waited for its message is read only now: whoever amends it takes the message's key first (see _ingest_amendments).
+  -- What waited for its message is read only now: whoever amends it takes the message's key first (_lock_messages).
   if not exists (select from convsync.pending_amendments) then
     return null;
   end if;
@@ -442,9 +470,27 @@ begin
 end
 $$;
 
-create or replace function convsync_api._ingest_amendments(
-  p_facts convsync.fact[], p_now timestamptz, inout p_keys convsync.conversation_key[], out deltas convsync.conversation_delta[]
-)
+create or replace function convsync_api._amendments(p_facts convsync.fact[])
+returns convsync.fact[]
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- One order for all three kinds: a message may be edited, reacted to and unsent in one call.
+  select array_agg(row(
+      f.kind, f.page_id, f.sender_id, f.message_id, f.direction, f.at, f.text, f.event_type, f.metadata, f.observed_at,
+      f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
+      f.n)::convsync.fact)
+  from (
+    select a.*, row_number() over (partition by a.page_id, a.message_id) as n
+    from unnest(p_facts) a
+    where a.kind in ('edit', 'reaction', 'unsend')
+  ) f;
+$$;
+
+create or replace function convsync_api._ingest_amendments(p_amendments convsync.fact[], p_now timestamptz)
+returns convsync.conversation_delta[]
 language plpgsql
 volatile
 security definer
@@ -455,49 +501,11 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
-  v_amendments convsync.fact[];
-  v_awaited text[];
   v_round integer;
+  v_deltas convsync.conversation_delta[];
   v_more convsync.conversation_delta[];
 begin
-  -- One order for all three kinds: a message may be edited, reacted to and unsent in one call.
-  select array_agg(row(
-      f.kind, f.page_id, f.sender_id, f.message_id, f.direction, f.at, f.text, f.event_type, f.metadata, f.observed_at,
-      f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
-      f.n)::convsync.fact)
-  into v_amendments
-  from (
-    select a.*, row_number() over (partition by a.page_id, a.message_id) as n
-    from unnest(p_facts) a
-    where a.kind in ('edit', 'reaction', 'unsend')
-  ) f;
-
-  -- Somebody may be bringing the message at this moment, as another person's and so under another lock. Its key is taken
-  -- and given back: one of the two waits for the other, and then sees what it did.
-  with awaited as (
-    insert into convsync.contact_interaction_events as e
-      (page_id, message_id, conversation_id, event_type, direction, event_timestamp, source)
-    select f.page_id, f.message_id, k.conversation_id, 'unknown', 'in', f.at, 'webhook'
-    from unnest(v_amendments) f
-    join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
-    where f.round = 1
-      and not exists (
-        select from convsync.contact_interaction_events o where o.page_id = f.page_id and o.message_id = f.message_id
-      )
-    order by f.page_id collate "C", f.message_id collate "C"
-    on conflict on constraint contact_interaction_events_pkey do nothing
-    returning e.page_id, e.message_id
-  )
-  select array_agg(a.page_id || ' ' || a.message_id) into v_awaited
-  from awaited a;
-  delete from convsync.contact_interaction_events e
-  using unnest(v_amendments) f
-  where f.round = 1 and e.page_id = f.page_id and e.message_id = f.message_id
-    and f.page_id || ' ' || f.message_id = any (v_awaited);
-  p_keys := convsync_api._lock_owners(v_amendments, p_keys);
-  perform convsync_api._await_refusals(v_amendments);
-
-  for v_round in select distinct a.round from unnest(v_amendments) a order by 1 loop
+  for v_round in select distinct a.round from unnest(p_amendments) a order by 1 loop
     with merged as (
       update convsync.contact_interaction_events e
       set num_edit = case when f.kind = 'edit' and w.wins then f.num_edit else o.num_edit end,
@@ -506,7 +514,7 @@ begin
         unsent_at = case when f.kind = 'unsend' then least(o.unsent_at, f.at) else o.unsent_at end,
         reaction_marks = m.marks,
         metadata = case when f.kind = 'reaction' then convsync_api._fold_metadata(o.metadata, m.marks, o.graph_at) else o.metadata end
-      from unnest(v_amendments) f
+      from unnest(p_amendments) f
       join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
       cross join lateral (
         select o.num_edit is null or (f.num_edit, f.at, f.text) > (o.num_edit, o.edited_at, o.edited_text) as wins
@@ -530,9 +538,9 @@ begin
     into v_more
     from merged m
     where m.visible;
-    deltas := deltas || v_more;
+    v_deltas := v_deltas || v_more;
 
-    -- Its message is not here yet: keep what was said of it. Whoever brings the message holds this conversation's lock too.
+    -- Its message is not here yet: keep what was said of it. Whoever brings the message waits for its key (_lock_messages).
     insert into convsync.pending_amendments as a
       (page_id, message_id, sender_id, num_edit, edited_at, edited_text, unsent_at, reaction_marks, first_seen_at)
     select f.page_id, f.message_id, f.sender_id, f.num_edit,
@@ -541,12 +549,11 @@ begin
       case when f.kind = 'reaction'
         then jsonb_build_object(f.actor_id, convsync_api._reaction_mark(f.at, f.action, f.reaction, f.emoji)) end,
       p_now
-    from unnest(v_amendments) f
+    from unnest(p_amendments) f
     where f.round = v_round
       and not exists (
         select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id
       )
-      and not convsync_api._is_erased_message(f.page_id, f.message_id)
     order by f.page_id collate "C", f.message_id collate "C"
     on conflict on constraint pending_amendments_pkey do update
     set sender_id = greatest(a.sender_id, excluded.sender_id),
@@ -562,6 +569,7 @@ begin
       unsent_at = least(a.unsent_at, excluded.unsent_at),
       reaction_marks = convsync_api._merge_keys(a.reaction_marks, excluded.reaction_marks);
   end loop;
+  return v_deltas;
 end
 $$;
 
@@ -857,47 +865,63 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_said convsync.fact[] := convsync_api._parse_facts(p_facts);
-  v_facts convsync.fact[] := convsync_api._admissible(v_said);
+  v_facts convsync.fact[];
+  v_refused convsync.fact[];
+  v_proofs convsync.fact[];
   v_now timestamptz := convsync_api._now();
   v_kinds text[];
   v_keys convsync.conversation_key[];
   v_inserted text[];
   v_copies convsync.fact[];
+  v_amendments convsync.fact[];
   v_deltas convsync.conversation_delta[];
   v_more convsync.conversation_delta[];
   v_told convsync.conversation_fold[];
   v_changed convsync.conversation_fold[];
 begin
+  select s.admitted, s.refused, s.proofs into v_facts, v_refused, v_proofs
+  from convsync_api._sift(convsync_api._parse_facts(p_facts)) s;
   if p_source is null or p_source not in ('webhook', 'sync', 'sql', 'import') then
     raise exception 'source must be webhook, sync, sql or import' using errcode = 'ZC003', hint = 'source';
   end if;
-  if coalesce(cardinality(v_facts), 0) = 0 then
-    if v_said is not null then
-      perform convsync_api._settle_refused(v_said);
-    end if;
+  if v_proofs is not null then
+    v_proofs := convsync_api._news_of_before(v_proofs);
+  end if;
+  if v_facts is null and v_proofs is null then
+    perform convsync_api._count_refused(v_refused, p_source, v_now);
     return;
   end if;
   v_kinds := array(select distinct f.kind from unnest(v_facts) f);
-  v_keys := convsync_api._lock_conversations(v_facts);
+  v_keys := convsync_api._lock_conversations(v_facts || v_proofs);
   perform convsync_api._know_tables();
-  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
-    -- Somebody of these was erased between the look and the locks.
-    raise exception 'a contact was erased meanwhile, try again' using errcode = '40001';
+  if v_proofs is not null then
+    select e.p_keys, e.deltas into v_keys, v_deltas from convsync_api._erase_messages(v_proofs, v_facts, v_now, v_keys) e;
   end if;
   if 'message' = any (v_kinds) then
-    select i.inserted, i.deltas into v_inserted, v_deltas
+    select i.inserted, i.deltas into v_inserted, v_more
     from convsync_api._insert_messages(v_facts, v_keys, p_source, v_now) i;
-    v_deltas := v_deltas || convsync_api._take_amendments(v_facts);
+    v_deltas := v_deltas || v_more;
     if cardinality(v_inserted) is distinct from (select count(*) from unnest(v_facts) f where f.kind = 'message') then
       v_copies := convsync_api._copies(v_facts, v_inserted);
       v_keys := convsync_api._lock_owners(v_copies, v_keys);
-      v_deltas := v_deltas || convsync_api._merge_messages(v_copies);
     end if;
   end if;
   if v_kinds && '{edit,reaction,unsend}' then
-    select a.p_keys, a.deltas into v_keys, v_more from convsync_api._ingest_amendments(v_facts, v_now, v_keys) a;
-    v_deltas := v_deltas || v_more;
+    v_amendments := convsync_api._amendments(v_facts);
+    v_keys := convsync_api._lock_messages(v_amendments, v_keys);
+  end if;
+  if cardinality(convsync_api._admissible(v_facts)) <> cardinality(v_facts) then
+    -- Somebody of these was erased between the look and the locks, or a message.
+    raise exception 'a contact or a message was erased meanwhile, try again' using errcode = '40001';
+  end if;
+  if 'message' = any (v_kinds) then
+    v_deltas := v_deltas || convsync_api._take_amendments(v_facts);
+    if v_copies is not null then
+      v_deltas := v_deltas || convsync_api._merge_messages(v_copies);
+    end if;
+  end if;
+  if v_amendments is not null then
+    v_deltas := v_deltas || convsync_api._ingest_amendments(v_amendments, v_now);
   end if;
   if 'thread' = any (v_kinds) then
     v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
@@ -908,14 +932,14 @@ begin
   if 'dead_letter' = any (v_kinds) then
     perform convsync_api._ingest_dead_letters(v_facts, p_source, v_now);
   end if;
-  if cardinality(v_facts) < cardinality(v_said) then
-    perform convsync_api._settle_refused(v_said);
-  end if;
 
   v_told := convsync_api._told(v_facts, v_keys, v_deltas);
   v_changed := convsync_api._fold(v_told, p_source, v_now);
   if v_changed is not null then
     perform convsync_api._record_changes(v_changed, v_now);
+  end if;
+  if v_refused is not null then
+    perform convsync_api._count_refused(v_refused, p_source, v_now);
   end if;
   return query select r.* from convsync_api._touched(v_told, v_changed) r;
 end

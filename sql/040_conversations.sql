@@ -116,6 +116,17 @@ event_type (default message), body, metadata, in_thread; other keys are kept in 
 Errors: ZC002 (detail: expected, actual), ZC003 (hint: the field), ZC006 (the contact was erased, and all of this is of before),
 22xxx and 23xxx for refused values.$c$;
 
+create or replace function convsync_api._is_timezone(p_name text)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- By its name: `at time zone` itself takes anything that looks like an offset, 'Mars4' too.
+  select exists (select from pg_timezone_names z where z.name = p_name);
+$$;
+
 create or replace function convsync_api.update_conversation(
   p_page_id text, p_conversation_id bigint, p_expected_version bigint, p_patch jsonb
 )
@@ -148,11 +159,15 @@ begin
         where jsonb_typeof(t.value) <> 'string' or t.value #>> '{}' = '')
     when 'assignee' then jsonb_typeof(k.value) in ('string', 'null')
     when 'note' then jsonb_typeof(k.value) in ('string', 'null')
+    when 'timezone' then jsonb_typeof(k.value) in ('string', 'null')
     else false
   end
   limit 1;
   if found then
     raise exception 'p_patch.% is unknown or wrong', v_field using errcode = 'ZC003', hint = 'p_patch.' || v_field;
+  end if;
+  if p_patch ->> 'timezone' is not null and not convsync_api._is_timezone(p_patch ->> 'timezone') then
+    raise exception 'p_patch.timezone: there is no time zone %', p_patch ->> 'timezone' using errcode = 'ZC003', hint = 'p_patch.timezone';
   end if;
 
   select c.* into v_row
@@ -174,8 +189,9 @@ begin
     then array(select distinct t.value from jsonb_array_elements_text(p_patch -> 'tags') t order by 1) else v_row.tags end;
   if (coalesce(p_patch ->> 'conversation_status', v_row.conversation_status), v_tags,
       case when p_patch ? 'assignee' then p_patch ->> 'assignee' else v_row.assignee end,
-      case when p_patch ? 'note' then p_patch ->> 'note' else v_row.note end)
-    is not distinct from (v_row.conversation_status, v_row.tags, v_row.assignee, v_row.note) then
+      case when p_patch ? 'note' then p_patch ->> 'note' else v_row.note end,
+      case when p_patch ? 'timezone' then p_patch ->> 'timezone' else v_row.timezone end)
+    is not distinct from (v_row.conversation_status, v_row.tags, v_row.assignee, v_row.note, v_row.timezone) then
     return v_row.version;
   end if;
 
@@ -185,6 +201,7 @@ begin
     tags = v_tags,
     assignee = case when p_patch ? 'assignee' then p_patch ->> 'assignee' else c.assignee end,
     note = case when p_patch ? 'note' then p_patch ->> 'note' else c.note end,
+    timezone = case when p_patch ? 'timezone' then p_patch ->> 'timezone' else c.timezone end,
     version = c.version + (c.version_xid is distinct from v_xid)::integer,
     version_xid = v_xid,
     updated_at = v_now
@@ -201,6 +218,7 @@ end
 $$;
 comment on function convsync_api.update_conversation(text, bigint, bigint, jsonb) is
 $c$Changes what people and programs own of a conversation, if it is still at the version they read; returns the new version.
-p_patch: any of conversation_status (1 to 64 characters), tags (an array of strings), assignee, note (string or null).
+p_patch: any of conversation_status (1 to 64 characters), tags (an array of strings), assignee, note (string or null),
+timezone (of the person, an IANA name, or null: contact_timing tells their hours in it).
 Nothing to change leaves the version as it is. Errors: ZC001 no such conversation, ZC002 version conflict
 (detail: expected, actual), ZC003 (hint: the field).$c$;

@@ -26,6 +26,7 @@ as $$
     'tags', to_jsonb(p_conversation.tags),
     'assignee', p_conversation.assignee,
     'note', p_conversation.note,
+    'timezone', p_conversation.timezone,
     'read_watermark', p_conversation.read_watermark,
     'delivered_watermark', p_conversation.delivered_watermark,
     'deleted_at', p_conversation.deleted_at,
@@ -36,23 +37,66 @@ as $$
   );
 $$;
 
-create or replace function convsync_api._position_time(p_before text)
-returns timestamptz
+create or replace function convsync_api._check_page(p_page_id text)
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+end
+$$;
+
+create or replace function convsync_api._list_position(p_at timestamptz, p_id text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select (extract(epoch from p_at) * 1000000)::bigint || '.' || p_id;
+$$;
+
+create or replace function convsync_api._read_list_position(p_before text, p_id_pattern text, out at timestamptz, out id text)
 language plpgsql
 immutable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Microseconds since 1970; whole seconds apart, because a product with an interval goes through a double.
-  v_microseconds numeric := split_part(p_before, '.', 1)::numeric;
+  v_microseconds numeric;
 begin
-  if v_microseconds not between -62000000000000000 and 9200000000000000000 then
+  if nullif(p_before, '') is null then
+    return;
+  end if;
+  if p_before ~ ('^-?[0-9]{1,19}[.]' || p_id_pattern || '$') then
+    v_microseconds := split_part(p_before, '.', 1)::numeric;
+  end if;
+  if v_microseconds is null or v_microseconds not between -62000000000000000 and 9200000000000000000 then
     raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
   end if;
-  return 'epoch'::timestamptz + div(v_microseconds, 1000000)::bigint * interval '1 second'
+  -- Whole seconds apart, because a product with an interval goes through a double.
+  at := 'epoch'::timestamptz + div(v_microseconds, 1000000)::bigint * interval '1 second'
     + mod(v_microseconds, 1000000)::bigint * interval '1 microsecond';
+  id := substr(p_before, position('.' in p_before) + 1);
 end
+$$;
+
+create or replace function convsync_api._list_part(p_name text, p_documents jsonb[], p_positions text[], p_limit integer)
+returns jsonb
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- One more than asked for was read: it tells that there is more, and comes with the next part.
+  select jsonb_build_object(
+    p_name, coalesce(to_jsonb(p_documents[:p_limit]), '[]'),
+    'next', case when cardinality(p_documents) > p_limit then p_positions[p_limit] end);
 $$;
 
 create or replace function convsync_api.list_conversations(
@@ -73,19 +117,10 @@ declare
   v_pattern text := '%' || replace(replace(replace(nullif(p_query, ''), '\', '\\'), '%', '\%'), '_', '\_') || '%';
   v_result jsonb;
 begin
-  if not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
-    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
-  end if;
-  if nullif(p_before, '') is not null then
-    if p_before !~ '^-?[0-9]{1,19}[.][0-9]{1,18}$' then
-      raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
-    end if;
-    v_time := convsync_api._position_time(p_before);
-    v_id := split_part(p_before, '.', 2)::bigint;
-  end if;
+  perform convsync_api._check_page(p_page_id);
+  select b.at, b.id::bigint into strict v_time, v_id from convsync_api._read_list_position(p_before, '[0-9]{1,18}') b;
   with found as (
-    select c as conversation, c.conversation_id,
-      coalesce(c.last_message_time, 'epoch') as at
+    select coalesce(c.last_message_time, 'epoch') as at, c.conversation_id as id, convsync_api._conversation_document(c) as document
     from convsync.messenger_conversations c
     where c.page_id = p_page_id and c.deleted_at is null
       and (nullif(p_status, '') is null or c.conversation_status = p_status)
@@ -93,15 +128,11 @@ begin
       and (v_time is null or (coalesce(c.last_message_time, 'epoch'), c.conversation_id) < (v_time, v_id))
     order by coalesce(c.last_message_time, 'epoch') desc, c.conversation_id desc
     limit v_limit + 1
-  ), numbered as (
-    select f.*, row_number() over (order by f.at desc, f.conversation_id desc) as n from found f
   )
-  select jsonb_build_object(
-    'conversations', coalesce(jsonb_agg(convsync_api._conversation_document(r.conversation) order by r.n) filter (where r.n <= v_limit), '[]'),
-    'next', case when count(*) > v_limit then max(
-      (extract(epoch from r.at) * 1000000)::bigint || '.' || r.conversation_id) filter (where r.n = v_limit) end
-  ) into strict v_result
-  from numbered r;
+  select convsync_api._list_part('conversations', array_agg(f.document order by f.at desc, f.id desc),
+    array_agg(convsync_api._list_position(f.at, f.id::text) order by f.at desc, f.id desc), v_limit)
+  into strict v_result
+  from found f;
   return v_result;
 end
 $$;
@@ -154,15 +185,9 @@ declare
   v_result jsonb;
 begin
   perform convsync_api.get_conversation(p_page_id, p_conversation_id);
-  if nullif(p_before, '') is not null then
-    if p_before !~ '^-?[0-9]{1,19}[.].+$' then
-      raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
-    end if;
-    v_time := convsync_api._position_time(p_before);
-    v_id := substr(p_before, position('.' in p_before) + 1);
-  end if;
+  select b.at, b.id into strict v_time, v_id from convsync_api._read_list_position(p_before, '.+') b;
   with found as (
-    select e.message_id, e.event_timestamp, jsonb_build_object(
+    select e.event_timestamp as at, e.message_id as id, jsonb_build_object(
       'message_id', e.message_id, 'event_type', e.event_type, 'direction', e.direction, 'in_thread', e.in_thread,
       'event_timestamp', e.event_timestamp, 'received_at', e.received_at, 'source', e.source, 'body', e.body,
       'metadata', e.metadata, 'edited_at', e.edited_at, 'deleted_at', e.deleted_at) as document
@@ -171,15 +196,11 @@ begin
       and (v_time is null or (e.event_timestamp, e.message_id) < (v_time, v_id))
     order by e.event_timestamp desc, e.message_id desc
     limit v_limit + 1
-  ), numbered as (
-    select f.*, row_number() over (order by f.event_timestamp desc, f.message_id desc) as n from found f
   )
-  select jsonb_build_object(
-    'events', coalesce(jsonb_agg(r.document order by r.n) filter (where r.n <= v_limit), '[]'),
-    'next', case when count(*) > v_limit then max(
-      (extract(epoch from r.event_timestamp) * 1000000)::bigint || '.' || r.message_id) filter (where r.n = v_limit) end
-  ) into strict v_result
-  from numbered r;
+  select convsync_api._list_part('events', array_agg(f.document order by f.at desc, f.id desc),
+    array_agg(convsync_api._list_position(f.at, f.id) order by f.at desc, f.id desc), v_limit)
+  into strict v_result
+  from found f;
   return v_result;
 end
 $$;
@@ -202,33 +223,21 @@ declare
   v_id text;
   v_result jsonb;
 begin
-  if not exists (select from convsync.pages p where p.page_id = p_page_id and p.removed_at is null) then
-    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
-  end if;
-  if nullif(p_before, '') is not null then
-    if p_before !~ '^-?[0-9]{1,19}[.].+$' then
-      raise exception 'before is not a position of this list' using errcode = 'ZC003', hint = 'before';
-    end if;
-    v_time := convsync_api._position_time(p_before);
-    v_id := substr(p_before, position('.' in p_before) + 1);
-  end if;
+  perform convsync_api._check_page(p_page_id);
+  select b.at, b.id into strict v_time, v_id from convsync_api._read_list_position(p_before, '.+') b;
   with found as (
-    select e.event_id, e.event_timestamp, jsonb_build_object(
+    select e.event_timestamp as at, e.event_id as id, jsonb_build_object(
       'event_id', e.event_id, 'event_type', e.event_type, 'event_timestamp', e.event_timestamp,
       'received_at', e.received_at, 'source', e.source, 'metadata', e.metadata) as document
     from convsync.page_events e
     where e.page_id = p_page_id and (v_time is null or (e.event_timestamp, e.event_id) < (v_time, v_id))
     order by e.event_timestamp desc, e.event_id desc
     limit v_limit + 1
-  ), numbered as (
-    select f.*, row_number() over (order by f.event_timestamp desc, f.event_id desc) as n from found f
   )
-  select jsonb_build_object(
-    'events', coalesce(jsonb_agg(r.document order by r.n) filter (where r.n <= v_limit), '[]'),
-    'next', case when count(*) > v_limit then max(
-      (extract(epoch from r.event_timestamp) * 1000000)::bigint || '.' || r.event_id) filter (where r.n = v_limit) end
-  ) into strict v_result
-  from numbered r;
+  select convsync_api._list_part('events', array_agg(f.document order by f.at desc, f.id desc),
+    array_agg(convsync_api._list_position(f.at, f.id) order by f.at desc, f.id desc), v_limit)
+  into strict v_result
+  from found f;
   return v_result;
 end
 $$;

@@ -122,7 +122,9 @@ $$;
 comment on function convsync_api.page_token(text) is
   'The Page''s sealed token (null without one), the id of the key that sealed it, and its state. Errors: ZC001.';
 
-create or replace function convsync_api.mark_token(p_page_id text, p_state text, p_error text default null)
+create or replace function convsync_api.mark_token(
+  p_page_id text, p_state text, p_error text default null, p_token_sealed bytea default null
+)
 returns void
 language plpgsql
 volatile
@@ -136,14 +138,16 @@ begin
   update convsync.pages p
   set token_state = p_state, token_error = case p_state when 'invalid' then p_error end,
     token_checked_at = convsync_api._now(), updated_at = convsync_api._now()
-  where p.page_id = p_page_id and p.token_sealed is not null;
-  if not found then
+  where p.page_id = p_page_id and p.token_sealed = coalesce(p_token_sealed, p.token_sealed);
+  -- Of another token that was stored meanwhile nothing is known.
+  if not found and not exists (select from convsync.pages p where p.page_id = p_page_id and p.token_sealed is not null) then
     raise exception 'there is no Page % with a token', p_page_id using errcode = 'ZC001';
   end if;
 end
 $$;
-comment on function convsync_api.mark_token(text, text, text) is
-  'Records what Graph said of the Page''s token: valid, or invalid with the reason. Errors: ZC001, ZC003.';
+comment on function convsync_api.mark_token(text, text, text, bytea) is
+$c$Records what Graph said of the Page's token: valid, or invalid with the reason. p_token_sealed: of this one, as page_token gave it;
+another that was stored meanwhile stays as it is. Errors: ZC001, ZC003.$c$;
 
 create or replace function convsync_api.mark_subscribed(p_page_id text)
 returns void

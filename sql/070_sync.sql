@@ -504,7 +504,10 @@ begin
     raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
     v_status := 'partial';
-    v_reason := 'failed_batches';
+    v_reason := case when exists (
+        select from convsync.sync_batches b
+        where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed' and b.error ->> 'entry' = 'listing_refused')
+      then 'listing_refused' else 'failed_batches' end;
   else
     v_status := 'succeeded';
   end if;
@@ -516,7 +519,8 @@ begin
 end
 $$;
 comment on function convsync_api.finish_sync(text, bigint, bigint, text) is
-$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed batches), or failed with the reason p_failure.
+$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed_batches; listing_refused when Meta does not list the
+Page's conversations), or failed with the reason p_failure.
 Errors: ZC003 while work is open, ZC004.$c$;
 
 create or replace function convsync_api.cancel_sync(p_page_id text, p_run_id bigint, p_fence bigint default null)

@@ -89,7 +89,7 @@ begin
 end
 $$;
 
-create or replace function convsync_api._feed_end()
+create or replace function convsync_api.feed_end()
 returns text
 language sql
 stable
@@ -97,19 +97,24 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
   -- Whatever is not visible yet comes after it: who reads the mirror from here on and then the changes after it misses nothing.
-  select convsync_api._position(l.epoch, l.xid, l.change_id)
-  from (
-    (select c.epoch, c.xid, c.change_id
-      from convsync.conversation_changes c
-      where c.epoch < convsync_api._epoch() or c.xid < pg_snapshot_xmin(pg_current_snapshot())
-      order by c.epoch desc, c.xid desc, c.change_id desc
-      limit 1)
-    union all
-    select h.epoch, h.xid, h.change_id from convsync.feed_horizons h
-  ) l
-  order by l.epoch desc, l.xid desc, l.change_id desc
-  limit 1;
+  select coalesce((
+    select convsync_api._position(l.epoch, l.xid, l.change_id)
+    from (
+      (select c.epoch, c.xid, c.change_id
+        from convsync.conversation_changes c
+        where c.epoch < convsync_api._epoch() or c.xid < pg_snapshot_xmin(pg_current_snapshot())
+        order by c.epoch desc, c.xid desc, c.change_id desc
+        limit 1)
+      union all
+      select h.epoch, h.xid, h.change_id from convsync.feed_horizons h
+    ) l
+    order by l.epoch desc, l.xid desc, l.change_id desc
+    limit 1
+  ), convsync_api._position(0, '0', 0));
 $$;
+comment on function convsync_api.feed_end() is
+$c$The position behind all that changes_after gives now. Taken before the mirror is read, it is where to go on afterwards: what changes
+meanwhile comes after it. Never null: where nothing has changed yet it is the beginning.$c$;
 
 create or replace function convsync_api.changes_after(p_after text, p_limit integer default 100, p_pages text[] default null)
 returns table (
@@ -139,7 +144,7 @@ begin
       where (h.epoch, h.xid, h.change_id) > (v_epoch, v_xid, v_change_id) and (p_pages is null or h.page_id = any (p_pages))
     ) then
       raise exception 'changes after this position are not kept any more'
-        using errcode = 'ZC006', detail = jsonb_build_object('position', convsync_api._feed_end())::text,
+        using errcode = 'ZC006', detail = jsonb_build_object('position', convsync_api.feed_end())::text,
           hint = 'Read the mirror again, then go on after the position in the detail.';
     end if;
   end if;

@@ -76,12 +76,6 @@ declare
   v_letter convsync.dead_letters;
 begin
   select d.* into v_letter from convsync.dead_letters d where d.dead_letter_id = p_dead_letter_id;
-  if found and v_letter.resolved_at is null then
-    -- Conversations are locked before dead letters, here as everywhere.
-    perform convsync_api._lock_conversations(convsync_api._admissible(convsync_api._parse_facts(p_facts)));
-  end if;
-  -- The row lock makes two operators who press at the same moment one replay.
-  select d.* into v_letter from convsync.dead_letters d where d.dead_letter_id = p_dead_letter_id for update;
   if not found then
     raise exception 'there is no dead letter %', p_dead_letter_id using errcode = 'ZC001';
   end if;
@@ -94,10 +88,17 @@ begin
       using errcode = 'ZC003', hint = 'dead_letter_id';
   end if;
   perform from convsync_api._ingest(p_facts, v_letter.source);
+  -- Conversations are locked before dead letters, here as everywhere. Of two operators who press at the same moment one settles it.
   update convsync.dead_letters d
   set resolved_at = convsync_api._now(), resolution = 'replayed'
-  where d.page_id = v_letter.page_id and d.dead_letter_id = v_letter.dead_letter_id;
-  return true;
+  where d.page_id = v_letter.page_id and d.dead_letter_id = v_letter.dead_letter_id and d.resolved_at is null;
+  if found then
+    return true;
+  end if;
+  if exists (select from convsync.dead_letters d where d.dead_letter_id = p_dead_letter_id and d.resolution = 'replayed') then
+    return false;
+  end if;
+  raise exception 'it was settled in another way meanwhile, try again' using errcode = '40001';
 end
 $$;
 comment on function convsync_api.replay_dead_letter(bigint, jsonb) is

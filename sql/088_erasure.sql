@@ -4,12 +4,16 @@
 -- instant are refused, by the fact itself, so in any order; later ones start a new contact. A thread's snapshot is of then if
 -- its updated_time is.
 --
--- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. It is known
--- by its message: of each message that was erased or refused a digest is kept, and no amendment waits for such a message. Neither
--- is a copy of it that has no time of its own, and so seems to be of the moment it is received.
+-- What is done later to a message of before (an edit, a reaction, an unsend) has a later time and is no proof of itself. Neither has
+-- a copy that has no time of its own, and so seems to be of the moment it is received. They are known by their message: of each
+-- message that was erased, or that something refused proves to be of before, a digest is kept. What is told of such a message is
+-- refused, and what came before the proof goes when it comes (_erase_messages), with a contact that nothing else was told of.
 --
--- What nobody can read (a dead letter) is no fact of a person. Its words are looked for among the digests: of a letter that names
--- somebody who was erased, or such a message, only what it was refused for is kept, unless it tells a time after the erasure.
+-- Refusals are counted, not stored.
+--
+-- What nobody can read (a dead letter) is no fact of a person. Its words, with JSON's escapes and without, are looked for among the
+-- digests: of a letter that names somebody who was erased, or such a message, only what it was refused for is kept, unless each
+-- event in it tells a time after the erasure.
 
 create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
 returns bytea
@@ -31,97 +35,97 @@ as $$
   select sha256(s.erasure_key || convert_to(p_page_id || chr(30) || p_message_id, 'UTF8')) from convsync.installation_secrets s;
 $$;
 
-create or replace function convsync_api._is_erased_message(p_page_id text, p_message_id text)
-returns boolean
+create or replace function convsync_api._sift(
+  p_facts convsync.fact[], out admitted convsync.fact[], out refused convsync.fact[], out proofs convsync.fact[]
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_key bytea;
+  v_admitted convsync.fact[];
+  v_refused convsync.fact[];
+  v_proofs convsync.fact[];
+begin
+  -- Most Pages have no tombstone and no horizon: then nothing is computed.
+  if not exists (
+    select
+    from (select distinct f.page_id from unnest(p_facts) f) t
+    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
+      or exists (select from convsync.pages p where p.page_id = t.page_id and p.purged_before is not null)
+  ) then
+    admitted := p_facts;
+    return;
+  end if;
+  select s.erasure_key into strict v_key from convsync.installation_secrets s;
+  -- What is refused says why in its reason. Some of it proves that its message is of before: one whose time is, and an amendment
+  -- whose time is, for its message is older still. Graph's times are cut down to their second: another copy may be of after
+  -- the erasure, until the whole second is of before.
+  -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
+  select array_agg(r.fact) filter (where r.refused is null), array_agg(r.fact) filter (where r.refused is not null),
+    array_agg(r.fact) filter (where r.proof)
+  into v_admitted, v_refused, v_proofs
+  from (
+    select c.refused, c.proof, row(c.kind, c.page_id, c.sender_id, c.message_id, c.direction, c.at, c.text, c.event_type, c.metadata,
+      c.observed_at, c.in_thread, c.num_edit, c.actor_id, c.action, c.reaction, c.emoji, c.what, c.thread_id,
+      case when c.kind = 'thread' and (c.fields ->> 'updated_time')::timestamptz < c.purged_before then c.fields - 'snippet'
+        else c.fields end,
+      coalesce(c.refused, c.reason), c.raw, c.counted)::convsync.fact as fact
+    from (
+      select w.*,
+        case when w.kind in ('watermark', 'dead_letter') then 1
+          else row_number() over (partition by w.refused is null, w.kind, w.page_id, w.message_id,
+            case when w.kind = 'thread' then w.sender_id end order by w.round) end as counted
+      from (
+        select j.*,
+          case when j.kind = 'dead_letter' then null
+            when j.of_before or j.known
+              or (j.is_of_message and bool_or(j.proof) over (partition by j.page_id, j.message_id)) then 'erased'
+            when j.kind not in ('thread', 'watermark') and j.at < j.purged_before then 'purged' end as refused
+        from (
+          -- The digests of _contact_digest and _message_digest, without a call for each.
+          select f.*, p.purged_before, t.is_of_message, m.page_id is not null as known,
+            e.erased_at is not null and not coalesce(
+              case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at, false) as of_before,
+            t.is_of_message and coalesce(
+              f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at, false) as proof
+          from unnest(p_facts) f
+          cross join lateral (select f.kind in ('message', 'edit', 'reaction', 'unsend') as is_of_message) t
+          left join convsync.pages p on p.page_id = f.page_id
+          left join convsync.erased_contacts e
+            on f.kind <> 'dead_letter' and e.page_id = f.page_id
+              and e.contact_digest = sha256(v_key || convert_to(f.page_id || chr(31) || f.sender_id, 'UTF8'))
+          left join convsync.erased_messages m
+            on t.is_of_message and m.page_id = f.page_id
+              and m.message_digest = sha256(v_key || convert_to(f.page_id || chr(30) || f.message_id, 'UTF8'))
+        ) j
+      ) w
+    ) c
+  ) r;
+  admitted := v_admitted;
+  refused := v_refused;
+  proofs := v_proofs;
+end
+$$;
+
+create or replace function convsync_api._admissible(p_facts convsync.fact[])
+returns convsync.fact[]
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (select from convsync.erased_messages m where m.page_id = p_page_id)
-    and exists (
-      select from convsync.erased_messages m
-      where m.page_id = p_page_id and m.message_digest = convsync_api._message_digest(p_page_id, p_message_id)
-    );
+  select coalesce(s.admitted, '{}') from convsync_api._sift(p_facts) s;
 $$;
 
-create or replace function convsync_api._await_refusals(p_facts convsync.fact[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-begin
-  -- Of an amendment and the refusal of its message one waits here for the other, and then sees what it did.
-  if not exists (
-    select
-    from (select distinct f.page_id from unnest(p_facts) f) t
-    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
-  ) then
-    return;
-  end if;
-  perform
-  from convsync.erased_contacts e
-  where (e.page_id, e.contact_digest) in (
-    select f.page_id, convsync_api._contact_digest(f.page_id, f.sender_id) from unnest(p_facts) f
-  )
-  order by e.page_id, e.contact_digest
-  for share of e;
-end
-$$;
-
-create or replace function convsync_api._settle_refused(p_told convsync.fact[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  v_pages text[];
-  v_contacts bytea[];
-  v_ids text[];
-  v_messages bytea[];
-begin
-  -- Graph's times are cut down to their second: another copy may be of after the erasure, until the whole second is of before.
-  -- An amendment of before is as good a witness: its message is older still.
-  select array_agg(t.page_id), array_agg(t.contact_digest), array_agg(t.message_id), array_agg(t.message_digest)
-  into v_pages, v_contacts, v_ids, v_messages
-  from (
-    select distinct f.page_id, e.contact_digest, f.message_id, convsync_api._message_digest(f.page_id, f.message_id) as message_digest
-    from unnest(p_told) f
-    join convsync.erased_contacts e
-      on e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
-    where f.kind in ('message', 'edit', 'reaction', 'unsend')
-      and f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at
-  ) t
-  where not exists (
-      select from convsync.erased_messages m where m.page_id = t.page_id and m.message_digest = t.message_digest)
-    or exists (
-      select from convsync.pending_amendments a where a.page_id = t.page_id and a.message_id = t.message_id);
-  if v_ids is null then
-    return;
-  end if;
-  perform
-  from convsync.erased_contacts e
-  where (e.page_id, e.contact_digest) in (select t.page_id, t.digest from unnest(v_pages, v_contacts) t (page_id, digest))
-  order by e.page_id, e.contact_digest
-  for no key update of e;
-  insert into convsync.erased_messages (page_id, message_digest)
-  select distinct t.page_id, t.digest
-  from unnest(v_pages, v_messages) t (page_id, digest)
-  order by t.page_id, t.digest
-  on conflict on constraint erased_messages_pkey do nothing;
-  delete from convsync.pending_amendments a
-  using unnest(v_pages, v_ids) t (page_id, message_id)
-  where a.page_id = t.page_id and a.message_id = t.message_id;
-end
-$$;
-
-create or replace function convsync_api._admissible(p_facts convsync.fact[])
+create or replace function convsync_api._news_of_before(p_proofs convsync.fact[])
 returns convsync.fact[]
 language plpgsql
 stable
@@ -134,42 +138,248 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-  -- Most Pages have no tombstone and no horizon: then nothing is computed.
-  if not exists (
-    select
-    from (select distinct f.page_id from unnest(p_facts) f) t
-    where exists (select from convsync.erased_contacts e where e.page_id = t.page_id)
-      or exists (select from convsync.pages p where p.page_id = t.page_id and p.purged_before is not null)
-  ) then
-    return p_facts;
-  end if;
-  -- The rounds are counted anew: a copy of the first round may be refused and one of the second pass.
+  -- The proofs that a message is of before which was not known as such, or of which something is here.
   return (
-    select coalesce(array_agg(row(k.kind, k.page_id, k.sender_id, k.message_id, k.direction, k.at, k.text, k.event_type, k.metadata,
-      k.observed_at, k.in_thread, k.num_edit, k.actor_id, k.action, k.reaction, k.emoji, k.what, k.thread_id,
-      case when k.kind = 'thread' and (k.fields ->> 'updated_time')::timestamptz < k.purged_before then k.fields - 'snippet'
-        else k.fields end,
-      k.reason, k.raw, k.counted)::convsync.fact), '{}')
-    from (
-      select f.*, p.purged_before,
-        case when f.kind in ('watermark', 'dead_letter') then 1
-          else row_number() over (partition by f.kind, f.page_id, f.message_id,
-            case when f.kind = 'thread' then f.sender_id end order by f.round) end as counted
-      from unnest(p_facts) f
-      left join convsync.pages p on p.page_id = f.page_id
-      left join convsync.erased_contacts e
-        on f.kind <> 'dead_letter' and e.page_id = f.page_id and e.contact_digest = convsync_api._contact_digest(f.page_id, f.sender_id)
-      left join convsync.erased_messages m
-        on f.kind = 'message' and m.page_id = f.page_id and m.message_digest = convsync_api._message_digest(f.page_id, f.message_id)
-      where f.kind = 'dead_letter'
-        or ((e.erased_at is null
-            or case f.kind when 'thread' then (f.fields ->> 'updated_time')::timestamptz else f.at end > e.erased_at)
-          and m.page_id is null
-          and (p.purged_before is null or f.kind in ('thread', 'watermark') or f.at >= p.purged_before))
-    ) k
+    select array_agg(f)
+    from unnest(p_proofs) f
+    where not exists (
+        select from convsync.erased_messages m
+        where m.page_id = f.page_id and m.message_digest = convsync_api._message_digest(f.page_id, f.message_id))
+      or exists (
+        select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id)
+      or exists (
+        select from convsync.pending_amendments a where a.page_id = f.page_id and a.message_id = f.message_id)
   );
 end
 $$;
+
+create or replace function convsync_api._scrub_conversations(p_page_id text, p_conversations bigint[], p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_xid xid8 := pg_current_xact_id();
+begin
+  -- The row stays, without anything of the person: its number and its changes keep their meaning.
+  update convsync.messenger_conversations c
+  set sender_id = 'erased:' || c.conversation_id,
+    sender_name = null, sender_name_at = null, thread_id = null, thread_id_at = null,
+    last_message = null, last_message_id = null, last_message_time = null, last_inbound_time = null,
+    message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
+    can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
+    updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
+    conversation_status = default, tags = '{}', assignee = null, note = null, timezone = null, deleted_at = p_now, history_complete_at = null,
+    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = p_now
+  where c.page_id = p_page_id and c.conversation_id = any (p_conversations);
+  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
+  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{erased}', p_now
+  from convsync.messenger_conversations c
+  where c.page_id = p_page_id and c.conversation_id = any (p_conversations)
+  order by c.conversation_id
+  on conflict on constraint conversation_changes_once_per_transaction do update
+  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+end
+$$;
+
+create or replace function convsync_api._who_is_told(
+  p_facts convsync.fact[], p_keys convsync.conversation_key[],
+  out told convsync.conversation_key[], out silent convsync.conversation_key[]
+)
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set enable_mergejoin = off
+as $$
+declare
+  v_told convsync.conversation_key[];
+  v_silent convsync.conversation_key[];
+begin
+  -- Of the conversations that are locked, those that this call has facts of, and those that are locked for something else.
+  select array_agg(k) filter (where f.page_id is not null), array_agg(k) filter (where f.page_id is null)
+  into v_told, v_silent
+  from unnest(p_keys) k
+  left join (select distinct a.page_id, a.sender_id from unnest(p_facts) a) f on f.page_id = k.page_id and f.sender_id = k.sender_id;
+  told := v_told;
+  silent := v_silent;
+end
+$$;
+
+create or replace function convsync_api._erase_messages(
+  p_proofs convsync.fact[], p_facts convsync.fact[], p_now timestamptz,
+  inout p_keys convsync.conversation_key[], out deltas convsync.conversation_delta[]
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_gone convsync.conversation_fold[];
+  v_waited boolean;
+  v_told convsync.conversation_key[];
+  v_silent convsync.conversation_key[];
+  v_emptied convsync.conversation_key[];
+  v_page text;
+begin
+  -- Another copy of such a message, or what was done to it, may have come first and seemed to be of after the erasure. Whoever is
+  -- bringing one at this moment is waited for; who comes later finds the digest.
+  p_keys := convsync_api._lock_messages(p_proofs, p_keys);
+  -- Whose amendments wait for it, locked late and so without waiting, as in _lock_owners.
+  p_keys := p_keys || array(
+    select row(l.page_id, l.sender_id, l.conversation_id, false)::convsync.conversation_key
+    from (
+      select c.page_id, c.sender_id, c.conversation_id
+      from (
+        select a.page_id, a.sender_id
+        from unnest(p_proofs) f
+        join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+        except
+        select k.page_id, k.sender_id from unnest(p_keys) k
+      ) t
+      join convsync.messenger_conversations c on c.page_id = t.page_id and c.sender_id = t.sender_id
+      for no key update of c nowait
+    ) l);
+  insert into convsync.erased_messages (page_id, message_digest)
+  select distinct f.page_id, convsync_api._message_digest(f.page_id, f.message_id) as digest
+  from unnest(p_proofs) f
+  order by f.page_id, digest
+  on conflict on constraint erased_messages_pkey do nothing;
+
+  perform
+  from unnest(p_proofs) f
+  join convsync.pending_amendments a on a.page_id = f.page_id and a.message_id = f.message_id
+  order by a.page_id, a.message_id
+  for update of a;
+  delete from convsync.pending_amendments a
+  using unnest(p_proofs) f
+  where a.page_id = f.page_id and a.message_id = f.message_id;
+  v_waited := found;
+  with gone as (
+    delete from convsync.contact_interaction_events e
+    using unnest(p_proofs) f
+    where e.page_id = f.page_id and e.message_id = f.message_id
+    returning e.page_id, e.conversation_id, e.event_timestamp, (e.in_thread and e.deleted_at is null)::integer as live
+  )
+  select array_agg(row(g.page_id, null, g.conversation_id, null, null, 0, g.events, -g.live, true, g.at, null, null, null)::convsync.conversation_fold)
+  into v_gone
+  from (
+    select d.page_id, d.conversation_id, count(*) as events, sum(d.live) as live, max(d.event_timestamp) as at
+    from gone d
+    group by d.page_id, d.conversation_id
+  ) g;
+  update convsync.messenger_conversations c
+  set last_inbound_time = (
+    select max(e.event_timestamp)
+    from convsync.contact_interaction_events e
+    where e.page_id = c.page_id and e.conversation_id = c.conversation_id
+      and e.direction = 'in' and (e.in_thread or e.event_type = 'postback'))
+  from unnest(v_gone) g
+  where c.page_id = g.page_id and c.conversation_id = g.conversation_id and c.last_inbound_time <= g.inbound_at;
+
+  -- Who was here only because of that goes with it, unless this call tells something else of them.
+  select t.told, t.silent into v_told, v_silent from convsync_api._who_is_told(p_facts, p_keys) t;
+  select array_agg(k) into v_emptied
+  from unnest(v_silent) k
+  join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
+  where (k.created or v_gone is not null or v_waited)
+    and num_nonnulls(c.sender_name_at, c.thread_id_at, c.unread_count_at, c.snippet_at, c.can_reply_at, c.reported_count_at,
+      c.updated_time_at, c.read_watermark, c.delivered_watermark, c.last_inbound_time, c.assignee, c.note) = 0
+    and c.tags = '{}' and c.conversation_status = 'active'
+    and not exists (
+      select from convsync.contact_interaction_events e where e.page_id = c.page_id and e.conversation_id = c.conversation_id)
+    and not exists (
+      select from convsync.pending_amendments a where a.page_id = c.page_id and a.sender_id = c.sender_id);
+  -- A row that was inserted for the lock only: nobody has seen it.
+  delete from convsync.messenger_conversations c
+  using unnest(v_emptied) k
+  where k.created and c.page_id = k.page_id and c.conversation_id = k.conversation_id;
+  for v_page in select distinct k.page_id from unnest(v_emptied) k where not k.created order by 1 loop
+    perform convsync_api._scrub_conversations(v_page,
+      array(select k.conversation_id from unnest(v_emptied) k where k.page_id = v_page and not k.created), p_now);
+  end loop;
+
+  deltas := array(
+    select row(g.page_id, g.conversation_id, 'purged', 0, g.events_changed, g.live)::convsync.conversation_delta
+    from unnest(v_gone) g
+    where not exists (select from unnest(v_emptied) k where k.page_id = g.page_id and k.conversation_id = g.conversation_id));
+  p_keys := v_told || array(
+    select k
+    from unnest(v_silent) k
+    where exists (select from unnest(deltas) d where d.page_id = k.page_id and d.conversation_id = k.conversation_id));
+end
+$$;
+
+create or replace function convsync_api._count_refused(p_refused convsync.fact[], p_source text, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_page_id text;
+  v_reason text;
+  v_facts bigint;
+begin
+  for v_page_id, v_reason, v_facts in
+    select f.page_id, f.reason, count(*) from unnest(p_refused) f group by f.page_id, f.reason order by f.page_id, f.reason
+  loop
+    -- Any part that is free, or a new one: a transaction that stays open holds up nobody's count, and no order can deadlock.
+    update convsync.refused_facts r
+    set facts = r.facts + v_facts, last_refused_at = greatest(r.last_refused_at, p_now)
+    where r.page_id = v_page_id and r.source = p_source and r.reason = v_reason
+      and r.part = (
+        select o.part
+        from convsync.refused_facts o
+        where o.page_id = v_page_id and o.source = p_source and o.reason = v_reason
+        order by o.part
+        limit 1
+        for no key update skip locked);
+    if not found then
+      insert into convsync.refused_facts (page_id, source, reason, facts, first_refused_at, last_refused_at)
+      values (v_page_id, p_source, v_reason, v_facts, p_now, p_now);
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function convsync_api.list_refused_facts(p_pages text[] default null, p_limit integer default 100)
+returns setof jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select jsonb_build_object(
+    'page_id', r.page_id,
+    'source', r.source,
+    'reason', r.reason,
+    'facts', sum(r.facts),
+    'first_refused_at', min(r.first_refused_at),
+    'last_refused_at', max(r.last_refused_at)
+  )
+  from convsync.refused_facts r
+  where p_pages is null or r.page_id = any (p_pages)
+  group by r.page_id, r.source, r.reason
+  order by max(r.last_refused_at) desc, r.page_id, r.source, r.reason
+  limit least(greatest(coalesce(p_limit, 100), 1), 1000);
+$$;
+comment on function convsync_api.list_refused_facts(text[], integer) is
+$c$How many facts were refused and not stored, as JSON, the latest refusal first: page_id, source, reason (erased: of a person who was
+erased, or of a message of theirs; purged: of before the Page's horizon), facts, first_refused_at, last_refused_at. A repetition counts again.
+p_pages: only of these Pages; null: of all. p_limit 1 to 1000.$c$;
 
 create or replace function convsync_api._is_erased(p_page_id text, p_sender_id text, p_at timestamptz)
 returns boolean
@@ -201,37 +411,21 @@ as $$
     );
 $$;
 
-create or replace function convsync_api._json_ascii(p_text text)
-returns text
-language sql
-immutable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  -- As a writer of JSON puts it who escapes all but ASCII.
-  select string_agg(case
-      when a.code < 128 then a.letter
-      when a.code < 65536 then '\u' || lpad(to_hex(a.code), 4, '0')
-      else '\u' || to_hex(55296 + (a.code - 65536) / 1024) || '\u' || to_hex(56320 + (a.code - 65536) % 1024) end, '' order by a.n)
-  from (select l.letter, ascii(l.letter) as code, l.n from regexp_split_to_table(p_text, '') with ordinality l (letter, n)) a;
-$$;
-
-create or replace function convsync_api._mentions(p_raw bytea, p_words text[])
+create or replace function convsync_api._mentions(p_told bytea, p_words text[])
 returns boolean
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- A word as it is, or as JSON writes it. 2001 is not mentioned in 12001; it is after a byte that encode wrote as \377.
+  -- 2001 is not mentioned in 12001; it is after a byte that encode wrote as \377.
   select exists (
     select
     from unnest(p_words) w (word)
-    cross join lateral (values (w.word), (trim('"' from to_json(w.word)::text)), (convsync_api._json_ascii(trim('"' from to_json(w.word)::text)))) v (form)
-    where encode(p_raw, 'escape') ~ (
-      case when v.form ~ '^[0-9]' then '(^|[^0-9]|\\[0-7]{3})' else '' end
-      || regexp_replace(encode(convert_to(v.form, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
-      || case when v.form ~ '[0-9]$' then '($|[^0-9])' else '' end)
+    where encode(p_told, 'escape') ~ (
+      case when w.word ~ '^[0-9]' then '(^|[^0-9]|\\[0-7]{3})' else '' end
+      || regexp_replace(encode(convert_to(w.word, 'UTF8'), 'escape'), '([^A-Za-z0-9])', '\\\1', 'g')
+      || case when w.word ~ '[0-9]$' then '($|[^0-9])' else '' end)
   );
 $$;
 
@@ -245,9 +439,48 @@ as $$
 begin
   return convert_from(p_raw, 'UTF8');
 exception when character_not_in_repertoire or untranslatable_character then
-  -- Other bytes part words. A backslash does not, lest the digits after it pass for a byte's.
-  return regexp_replace(replace(encode(p_raw, 'escape'), '\\', '\ '), '\\[0-7]{3}', ' ', 'g');
+  -- Other bytes part words. What was a backslash stays one; the digits after it are no byte's.
+  return replace(regexp_replace(replace(encode(p_raw, 'escape'), '\\', chr(1)), '\\[0-7]{3}', ' ', 'g'), chr(1), '\');
 end
+$$;
+
+create or replace function convsync_api._json_decoded(p_text text)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Without JSON's escapes, wherever they are. What is no letter becomes a space.
+  select case when strpos(p_text, '\') = 0 then p_text else (
+    select string_agg(case
+        when m.token[1] !~ '^\\' then m.token[1]
+        when length(m.token[1]) = 12 then chr(65536 + (c.code - 55296) * 1024
+          + ('x' || lpad(substr(m.token[1], 9), 8, '0'))::bit(32)::integer - 56320)
+        when length(m.token[1]) = 6 then case when c.code = 0 or c.code between 55296 and 57343 then ' ' else chr(c.code) end
+        when m.token[1] ~ '^\\[bfnrt]' then ' '
+        else substr(m.token[1], 2) end, '' order by m.n)
+    from regexp_matches(p_text,
+      '(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[^\\]+)', 'g') with ordinality m (token, n)
+    cross join lateral (
+      select case when length(m.token[1]) in (6, 12) and m.token[1] ~ '^\\u[0-9a-fA-F]{4}'
+        then ('x' || lpad(substr(m.token[1], 3, 4), 8, '0'))::bit(32)::integer end as code
+    ) c
+  ) end;
+$$;
+
+create or replace function convsync_api._letter_forms(p_text text)
+returns text
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- As it is, and as JSON's readers have it: also of JSON in a string, and of that in another.
+  select concat_ws(chr(10), p_text, nullif(a.decoded, p_text), nullif(b.decoded, a.decoded), nullif(c.decoded, b.decoded))
+  from (select convsync_api._json_decoded(p_text) as decoded) a
+  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded) b
+  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded) c;
 $$;
 
 create or replace function convsync_api._letter_words(p_text text)
@@ -257,7 +490,7 @@ immutable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Everything that may be an id: a string of JSON (in another string perhaps), a word, a number.
+  -- Everything that may be an id: a string of JSON, a word, a number.
   select array(
     select w.word from regexp_split_to_table(p_text, '\\*"') w (word) where length(w.word) between 1 and 512
     union
@@ -338,7 +571,7 @@ begin
   select s.erasure_key into strict v_key from convsync.installation_secrets s;
   if octet_length(p_raw) <= 262144 then
     v_text := convsync_api._letter_text(p_raw) || chr(10) || p_reason;
-    v_words := convsync_api._letter_words(v_text);
+    v_words := convsync_api._letter_words(convsync_api._letter_forms(v_text));
   end if;
   if v_words is null or cardinality(v_words) * cardinality(v_pages) > 20000 then
     reason := p_reason || ' (bytes not kept: too long to look for somebody who was erased)';
@@ -366,6 +599,10 @@ begin
     foreach v_word in array v_named loop
       reason := replace(reason, v_word, '#');
     end loop;
+    if exists (select from unnest(v_named) n (word) where strpos(convsync_api._letter_forms(reason), n.word) > 0) then
+      -- It is in there in escapes.
+      reason := '#';
+    end if;
     reason := reason || ' (bytes not kept: they name somebody who was erased)';
   end if;
   -- Told again it is the same letter, and who does not know the key cannot try out what it was.
@@ -416,7 +653,6 @@ as $$
 declare
   v_now timestamptz;
   v_erased_at timestamptz;
-  v_xid xid8;
   v_keys convsync.conversation_key[];
   v_ids bigint[];
   v_senders text[];
@@ -438,9 +674,10 @@ begin
   where r.page_id = p_page_id and r.status in ('queued', 'running', 'paused')
   order by r.run_id
   for no key update;
-  insert into convsync.pages (page_id)
-  select p_page_id where not exists (select from convsync.pages p where p.page_id = p_page_id)
-  on conflict on constraint pages_pkey do nothing;
+  -- A Page that nobody knows is a slip of the pen: its person would be said to be erased, and stay where they are.
+  if not exists (select from convsync.pages p where p.page_id = p_page_id) then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
   v_keys := array[convsync_api._lock_contact(p_page_id, p_sender_id)];
 
   -- The threads that are this person's alone: Graph may name nobody in them one day, and list them as thread:<id>.
@@ -466,7 +703,6 @@ begin
   -- Dead letters have no conversation to be locked: those that are being kept are waited for, and what comes after finds the tombstone.
   perform pg_advisory_xact_lock(1668183670, 14);
   v_now := convsync_api._now();
-  v_xid := pg_current_xact_id();
 
   -- What came from a clock ahead of ours is of before as well; one that is days ahead is wrong.
   select least(v_now + interval '1 day', greatest(v_now,
@@ -511,16 +747,22 @@ begin
     union select c.sender_name from convsync.messenger_conversations c
       where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   delete from convsync.dead_letters d
-  where (d.page_id = p_page_id or d.page_id = '')
-    and (convsync_api._mentions(d.raw || convert_to(chr(10) || d.reason || chr(10) || coalesce(d.resolution, ''), 'UTF8'), v_words)
+  using (
+    select l.page_id, l.dead_letter_id, l.raw || convert_to(chr(10) || convsync_api._letter_forms(
+      convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')), 'UTF8') as told
+    from convsync.dead_letters l
+    where l.page_id = p_page_id or l.page_id = ''
+  ) t
+  where d.page_id = t.page_id and d.dead_letter_id = t.dead_letter_id
+    and (convsync_api._mentions(t.told, v_words)
       or exists (
         select
-        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
         join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
         where e.conversation_id = any (v_ids))
       or exists (
         select
-        from regexp_split_to_table(encode(d.raw, 'escape'), '"') w (word)
+        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
         join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;
@@ -548,24 +790,7 @@ begin
   delete from convsync.messenger_conversations c
   using unnest(v_keys) k
   where k.created and c.page_id = p_page_id and c.conversation_id = k.conversation_id;
-  -- Any other stays, without anything of the person: its number and its changes keep their meaning.
-  update convsync.messenger_conversations c
-  set sender_id = 'erased:' || c.conversation_id,
-    sender_name = null, sender_name_at = null, thread_id = null, thread_id_at = null,
-    last_message = null, last_message_id = null, last_message_time = null, last_inbound_time = null,
-    message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
-    can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
-    updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
-    conversation_status = default, tags = '{}', assignee = null, note = null, deleted_at = v_now, history_complete_at = null,
-    version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = v_now
-  where c.page_id = p_page_id and c.conversation_id = any (v_ids);
-  insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
-  select c.page_id, convsync_api._epoch(), v_xid, c.conversation_id, c.version, '{erased}', v_now
-  from convsync.messenger_conversations c
-  where c.page_id = p_page_id and c.conversation_id = any (v_ids)
-  order by c.conversation_id
-  on conflict on constraint conversation_changes_once_per_transaction do update
-  set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
+  perform convsync_api._scrub_conversations(p_page_id, v_ids, v_now);
   return jsonb_build_object(
     'conversation_id', (select min(k.conversation_id)::text from unnest(v_keys) k where not k.created),
     'events', v_events, 'waiting_amendments', v_pending, 'dead_letters', v_letters, 'erased_at', v_erased_at);
@@ -574,9 +799,9 @@ $$;
 comment on function convsync_api.erase_contact(text, text) is
 $c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
-ever, and so is what is done later to a message of before; later ones start a new contact. What is not understood keeps no bytes if it
-names them or a message of before, unless it tells a later time. Also for a person never seen: then conversation_id is null, and
-what comes later of before is refused. Returns counts. Errors: ZC003, ZC006.$c$;
+ever, and so is whatever is told of a message of before, also if that came first; later ones start a new contact. Refusals are counted
+(list_refused_facts). What is not understood keeps no bytes if it names them or a message of before, unless each event in it tells a later time. Also for a person never seen: then conversation_id is null, and
+what comes later of before is refused. Returns counts. Errors: ZC001 no such Page (one that was removed is one), ZC003, ZC006.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
 returns jsonb
@@ -664,7 +889,7 @@ end
 $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is
 $c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
-remembers the horizon: facts from before it are not stored any more. Returns counts. Errors: ZC001, ZC003.$c$;
+remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). Returns counts. Errors: ZC001, ZC003.$c$;
 
 create or replace function convsync_api.expire_pending_amendments(p_days integer)
 returns bigint

@@ -1,4 +1,4 @@
--- What monitoring asks of the database, in one call: what waits for a person, and how far the feed's readers are behind.
+-- What monitoring asks of the database, in one call: what waits for a person, what was refused, and how far the feed's readers are behind.
 
 create or replace function convsync_api._age(p_since timestamptz, p_now timestamptz)
 returns numeric
@@ -24,6 +24,10 @@ as $$
       count(*) as open, min(d.first_seen_at) as since
     from convsync.dead_letters d
     where d.resolved_at is null
+    group by 1, 2
+  ), refused as (
+    select r.source, r.reason, sum(r.facts) as facts
+    from convsync.refused_facts r
     group by 1, 2
   ), consumers as (
     -- A name is whatever a caller says: the latest hundred, so that nobody can make this call slow.
@@ -52,6 +56,10 @@ as $$
         'source', l.source, 'reason', l.reason, 'open', l.open, 'oldest_seconds', convsync_api._age(l.since, k.at)
       ) order by l.source, l.reason) from letters l
     ), '[]'),
+    'refused_facts', coalesce((
+      select jsonb_agg(jsonb_build_object('source', r.source, 'reason', r.reason, 'facts', r.facts) order by r.source, r.reason)
+      from refused r
+    ), '[]'),
     'held_back', f.held_back,
     'held_seconds', convsync_api._age(f.held_since, k.at),
     'consumers', coalesce((
@@ -63,5 +71,5 @@ as $$
   from clock k cross join convsync_api.feed_lag() f;
 $$;
 comment on function convsync_api.metrics() is
-$c$What GET /metrics asks of the database: open dead letters by source and reason (refused by the database, not_understood), the
-changes the feed holds back, how far each named consumer of it is behind (counted up to 10000; the 100 last active), ages in seconds.$c$;
+$c$What GET /metrics asks of the database: open dead letters by source and reason (refused by the database, not_understood), how many
+facts were refused by source and reason (erased, purged), the changes the feed holds back, how far each named consumer of it is behind (counted up to 10000; the 100 last active), ages in seconds.$c$;

@@ -11,7 +11,7 @@ create or replace view convsync_read.conversations with (security_barrier) as
 select c.page_id, c.conversation_id, c.sender_id, c.sender_name, c.thread_id, c.last_message, c.last_message_id,
   c.last_message_time, c.last_inbound_time, c.message_count, c.unread_count, c.snippet, c.can_reply, c.conversation_status,
   c.tags, c.assignee, c.note, c.read_watermark, c.delivered_watermark, c.history_complete_at, c.version, c.created_at, c.updated_at,
-  p.owner_ref
+  p.owner_ref, c.timezone
 from convsync.messenger_conversations c
 join convsync.pages p on p.page_id = c.page_id
 where c.deleted_at is null and p.removed_at is null;

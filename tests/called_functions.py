@@ -1,9 +1,9 @@
 """A public SQL function that no test called fails the run.
 
 PostgreSQL counts the calls (``track_functions``). ``tests/conftest.py`` registers this module as a plugin
-and calls ``watch`` for each new test database and ``note`` before it is dropped. The verdict is given at the
-end of a whole run only: one of chosen files or names, or one with a failure, cannot know. With xdist the
-workers hand what they saw to the process that reports.
+and calls ``watch`` for each new test database, ``end_sessions`` and ``note`` before it is dropped. The
+verdict is given at the end of a whole run only: one of chosen files or names, or one with a failure, cannot
+know. With xdist the workers hand what they saw to the process that reports.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ def watch(server: psycopg.Connection[Any], database: str) -> None:
     server.execute(sql.SQL("alter database {} set track_functions = 'all'").format(sql.Identifier(database)))
 
 
-def note(server: psycopg.Connection[Any], database: str, url: str) -> None:
-    """Remembers what was called in a database that is about to be dropped; ends its other connections."""
-    # a connection reports its counts when it ends
+def end_sessions(server: psycopg.Connection[Any], database: str) -> None:
+    """Ends the other connections of a database that is about to be dropped: then they report their counts."""
     server.execute(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s", [database]
     )
-    with psycopg.connect(url, autocommit=True) as connection:
-        rows = connection.execute(
-            r"""
-            select p.proname, coalesce(s.calls, 0) > 0
-            from pg_proc as p
-            left join pg_stat_user_functions as s on s.funcid = p.oid
-            where p.pronamespace = to_regnamespace('convsync_api') and p.proname not like '\_%'
-            """
-        ).fetchall()
+
+
+def note(connection: psycopg.Connection[Any]) -> None:
+    """Remembers what was called in a database whose other connections have ended."""
+    rows = connection.execute(
+        r"""
+        select p.proname, coalesce(s.calls, 0) > 0
+        from pg_proc as p
+        left join pg_stat_user_functions as s on s.funcid = p.oid
+        where p.pronamespace = to_regnamespace('convsync_api') and p.proname not like '\_%'
+        """
+    ).fetchall()
     _known.update(name for name, _ in rows)
     _called.update(name for name, called in rows if called)
 

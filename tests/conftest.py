@@ -38,11 +38,12 @@ from psycopg import sql
 from pytest_postgresql.janitor import DatabaseJanitor
 
 import called_functions
+import secrets_hunt
 from convsync.database.embedded import EmbeddedError, EmbeddedPostgres
 from pooler import Pooler, changes_connections, pgbouncer
 
 SERVICE_LOGIN = "convsync_test_login"
-SERVICE_PASSWORD = "convsync-test"
+SERVICE_PASSWORD = secrets_hunt.marked("password")
 PREFIX = "convsync-test-"
 
 
@@ -57,6 +58,7 @@ class Database:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(called_functions, "called_functions")
+    config.pluginmanager.register(secrets_hunt, "secrets_hunt")
 
 
 class Server:
@@ -105,7 +107,10 @@ class Server:
         try:
             yield Database(name, self.url(name), self._service_url(name))
         finally:
-            called_functions.note(self.connection, name, self.url(name))
+            called_functions.end_sessions(self.connection, name)
+            with psycopg.connect(self.url(name), autocommit=True) as connection:
+                called_functions.note(connection)
+                secrets_hunt.look_into(connection)
             janitor.drop()
 
 
@@ -119,6 +124,7 @@ def server() -> Iterator[Server]:
             remove_leftovers()
             directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            stack.callback(secrets_hunt.look_into_files, directory)
             if os.geteuid() == 0:
                 directory.chmod(0o711)  # PostgreSQL then runs as another user, who has to pass
             embedded = stack.enter_context(EmbeddedPostgres(directory / "data", durable=False))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+import secrets_hunt
 from convsync.database.embedded import EmbeddedPostgres
 from convsync.database.installer import migrate
 
@@ -27,6 +28,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
         with EmbeddedPostgres(directory / "data") as server:
             yield server
     finally:
+        secrets_hunt.look_into_files(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial, wraps
 from typing import Any, ParamSpec
 
@@ -30,7 +31,9 @@ from convsync.console import (
     escape_controls,
     progress,
     show_dead_letters,
+    show_feed,
     show_pages,
+    show_refused_facts,
     show_run,
     show_schema_drift,
     show_token_error,
@@ -40,14 +43,16 @@ from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
+from convsync.erasing import horizon
+from convsync.erasing import purge as purge_page
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
 from convsync.graph.versions import lifetime, warn_of_version
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
-from convsync.pages import WEBHOOK_FIELDS, check_token, subscribe
-from convsync.settings import Settings, SettingsError
+from convsync.pages import WEBHOOK_FIELDS, PageToken, check_token, subscribe
+from convsync.settings import Settings, SettingsError, limited_consumers, parse_api_keys
 from convsync.store import Store, create_pool
 from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.runner import RunnerSettings, SyncRunner
@@ -128,6 +133,35 @@ def load_settings() -> Settings:
     return settings
 
 
+def asks_first(question: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Ask on stderr before anything is done; --yes is the answer where nobody can be asked."""
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        # Outside of the event loop, where Ctrl-C still ends a question.
+        @click.option("--yes", is_flag=True, help="Do not ask.")
+        @wraps(run)
+        def ask(*args: Any, yes: bool, **kwargs: Any) -> None:
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise click.UsageError("nobody can be asked here: --yes says that it is meant")
+                click.confirm(escape_controls(question.format(**kwargs)), abort=True, err=True)
+            run(*args, **kwargs)
+
+        return ask
+
+    return decorate
+
+
+class Horizon(click.ParamType[datetime]):
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return horizon(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def print_json(document: object) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
 
@@ -191,25 +225,35 @@ def main() -> None:
 @messages_option
 @click.option("--seed", type=int, default=1, show_default=True)
 @calls_option(default=0.0)
+@click.option(
+    "--scenario",
+    metavar="NAME|FILE",
+    help="What goes wrong meanwhile, as `simulate --scenario` takes it; other options given change it.",
+)
 @as_json
+@click.pass_context
 @command
-async def demo(
-    once: bool, conversations: int, messages: float, seed: int, calls_per_second: float, json_: bool
-) -> int:
+async def demo(context: click.Context, /, *, once: bool, json_: bool, **options: Any) -> int:
     """The whole story on this machine: a simulated Page, a full sync, live webhooks, the verdict."""
     from convsync.demo import Demo, Options
+    from convsync.simulator.scenario import ScenarioError
 
-    options = Options(
-        once=once,
-        conversations=conversations,
-        messages=messages,
-        seed=seed,
-        calls_per_second=calls_per_second,
-    )
-    verdict = await Demo(load_settings(), options, quiet=json_).run()
+    if options["scenario"] is not None:
+        # Only what was asked for: the rest is the scenario's to say.
+        options = {name: value for name, value in options.items() if is_given(context, name)}
+    try:
+        told = Demo(load_settings(), Options(once=once, **options), quiet=json_)
+    except ScenarioError as error:
+        raise click.BadParameter(str(error), param_hint="--scenario") from None
+    verdict = await told.run()
     if json_:
         print_json(verdict)
     return OK if verdict["clean"] else FAILURE
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option was asked for, and is not its default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @main.command()
@@ -308,7 +352,7 @@ def simulate(context: click.Context, /, **options: Any) -> None:
     arguments = [sys.executable, "-m", "convsync.simulator"]
     for name, value in options.items():
         # Only what was asked for: the rest is the scenario's to say.
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        given = is_given(context, name)
         if name == "list_scenarios":
             arguments += ["--list-scenarios"] if value else []
         elif value is not None and (given or name in ("host", "port")):
@@ -337,25 +381,32 @@ async def page_add(page_id: str, name: str | None, owner: str | None, token_stdi
         if not token:
             raise click.UsageError("no token on standard input")
     box = settings.token_box()
+    kept = PageToken(token, box.seal(page_id, token)) if token else None
     async with open_store(settings) as (store, _), graph_client(settings) as graph:
         document = await store.add_page(
             page_id=page_id,
             name=name,
             owner_ref=owner,
-            token_sealed=box.seal(page_id, token) if token else None,
-            token_key_id=box.key_id if token else None,
+            token_sealed=kept.sealed if kept else None,
+            token_key_id=box.key_id if kept else None,
         )
-        finding = None
-        if token:
-            finding = await check_token(store, graph, page_id, token, settings.calls_per_second)
+        check = None
+        if kept:
+            check = await check_token(store, graph, page_id, kept, settings.calls_per_second)
             document = await store.get_page(page_id=page_id)
     if json_:
         print_json(document)
     else:
         stdout.print(f"Page {page_id} is there; its token is {document['token']}.")
-    if finding:
-        click.echo(f"the token was not accepted: {finding}", err=True)
-    return FAILURE if document["token"] == "invalid" else OK  # noqa: S105 - a state
+    if check is None or check.told is None:
+        return OK
+    said = {
+        "invalid": "the token was not accepted",
+        "refused": "the token is stored, but Meta refuses calls with it for another reason",
+        "unchecked": "the token is stored, and could not be checked",
+    }
+    click.echo(f"{said[check.state]}: {check.told}", err=True)
+    return OK if check.state == "unchecked" else FAILURE
 
 
 @page.command("list")
@@ -411,11 +462,16 @@ def page_new_key() -> None:
     sys.stdout.write(new_key() + "\n")
 
 
-async def open_token(store: Store, settings: Settings, page_id: str) -> str:
-    sealed = await store.page_token(page_id=page_id)
-    if sealed.sealed is None:
+async def open_token(store: Store, settings: Settings, page_id: str) -> PageToken:
+    """The Page's token, unless there is none or Meta has called it dead: nobody calls with it again."""
+    kept = await store.page_token(page_id=page_id)
+    if kept.sealed is None:
         raise Failure(f"Page {page_id} has no token: convsync page add {page_id} --token-stdin")
-    return settings.token_box().open(page_id, sealed.sealed)
+    if kept.state == "invalid":
+        page = await store.get_page(page_id=page_id)
+        why = page["token_error"] or f"Store another one: convsync page add {page_id} --token-stdin"
+        raise Failure(f"no call was made with the token of Page {page_id}, which Meta has refused. {why}")
+    return PageToken(settings.token_box().open(page_id, kept.sealed), kept.sealed)
 
 
 @main.command()
@@ -510,22 +566,29 @@ async def sync(
 @as_json
 @command
 async def status(page_id: str | None, json_: bool) -> None:
-    """What is mirrored, how the syncs stand, what waits for attention."""
+    """What is mirrored, how the syncs stand, what waits for attention, how far the feed's readers are."""
     settings = load_settings()
     graph = lifetime(settings.graph_version)
     async with open_store(settings) as (store, _):
         pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
+        refused = await store.list_refused_facts(pages=[page_id] if page_id else None)
         version = await store.schema_version()
+        lag = (await store.feed_lag()).as_json()
+        readers = (await store.metrics()).consumers
+    limited = limited_consumers(parse_api_keys(settings.api_keys) if settings.api_keys else [])
+    feed = lag | {"consumers": [one for one in readers if not one["consumer"].startswith(limited)]}
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
-        document = {**(pages[0] if page_id else of_all), "schema_drift": drift}
-        print_json(document | {"graph_version": graph.as_json()})
+        document = {**(pages[0] if page_id else of_all), "schema_drift": drift, "refused_facts": refused}
+        print_json(document | {"graph_version": graph.as_json(), "feed": feed})
     else:
         show_pages(pages)
         if graph.told is not None:
             stdout.print(graph.told, highlight=False)
+        show_refused_facts(refused)
         show_schema_drift(drift)
+        show_feed(feed)
 
 
 @main.command()
@@ -616,6 +679,58 @@ async def dead_letters_discard(dead_letter_id: int, reason: str, json_: bool) ->
         print_json({"dead_letter_id": str(dead_letter_id), "discarded": discarded})
     else:
         stdout.print("discarded" if discarded else "it was settled before")
+
+
+@main.command()
+@click.argument("page_id")
+@click.argument("sender_id")
+@asks_first("Erase {sender_id} from Page {page_id} for ever: every message, the name, notes and tags?")
+@as_json
+@command
+async def erase(page_id: str, sender_id: str, json_: bool) -> None:
+    """Erase a person from a Page, by the id that it knows them by. What of them comes again stays out."""
+    async with open_store(load_settings()) as (store, _):
+        done = await store.erase_contact(page_id=page_id, sender_id=sender_id)
+    if json_:
+        print_json(done)
+        return
+    what = f"nobody was found under {sender_id}" if done["conversation_id"] is None else "erased"
+    stdout.print(
+        escape_controls(
+            f"Page {page_id}: {what}; {done['events']} events, {done['waiting_amendments']} waiting edits, "
+            f"{done['dead_letters']} dead letters are gone. "
+            f"Whatever of before {done['erased_at']} comes again is refused."
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@main.command()
+@click.argument("page_id")
+@click.option(
+    "--before", type=Horizon(), required=True, help="A day or a time, ISO 8601; UTC if it names no zone."
+)
+@asks_first("Delete all that Page {page_id} has of before {before} for ever?")
+@as_json
+@command
+async def purge(page_id: str, before: datetime, json_: bool) -> None:
+    """Delete what a Page has of before an instant. What of before comes again stays out."""
+    async with open_store(load_settings()) as (store, _):
+        done = await purge_page(store, page_id, before)
+    if json_:
+        print_json(done)
+        return
+    stdout.print(
+        escape_controls(
+            f"Page {page_id}: {done['events']} events of {done['conversations']} conversations are gone. "
+            f"Whatever of before {done['purged_before']} comes again is not stored."
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

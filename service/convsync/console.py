@@ -187,6 +187,43 @@ def show_schema_drift(drift: list[Json]) -> None:
     stdout.print(table)
 
 
+def show_refused_facts(refused: list[Json]) -> None:
+    """What was told and not stored, of an erased person or too old; nothing, if there is nothing."""
+    if not refused:
+        return
+    stdout.print("\nTold and not stored:", highlight=False)
+    table = Table("Page", "Source", "Reason", "First refused", "Last refused", "Facts")
+    for one in refused:
+        table.add_row(
+            one["page_id"],
+            one["source"],
+            one["reason"],
+            one["first_refused_at"],
+            one["last_refused_at"],
+            str(one["facts"]),
+        )
+    stdout.print(table)
+
+
+def show_feed(feed: Json) -> None:
+    """What the change feed holds back, and whose it is; the consumers that have not read everything."""
+    if feed["held_back"]:
+        by = ""
+        if feed["blocking_pid"] is not None:
+            by = f", by {feed['blocking_application'] or 'a session'} (process {feed['blocking_pid']}"
+            by += f", in a transaction since {feed['blocking_since']})" if feed["blocking_since"] else ")"
+        held = f"{feed['held_back']} changes are held back since {feed['held_since']}{by}"
+        stdout.print(Text(escape_controls(f"\nThe change feed: {held}.")))
+    behind = [one for one in feed["consumers"] if one["behind"]]
+    if behind:
+        stdout.print("\nConsumers of the change feed that have something to read:", highlight=False)
+        table = Table("Consumer", "Changes", "Seconds behind")
+        for one in behind:
+            name = Text(escape_controls(one["consumer"]))
+            table.add_row(name, str(one["behind"]), str(one["behind_seconds"]))
+        stdout.print(table)
+
+
 def escape_controls(text: str) -> str:
     """Text that came from outside, fit for a terminal: control characters are spelt out."""
     return "".join(

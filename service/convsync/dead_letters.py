@@ -1,8 +1,8 @@
 """Replaying a dead letter: its raw bytes, read again by the code of today.
 
-What a letter holds depends on who wrote it: a webhook item (an envelope with that one item), a fact the
-database refused (the fact's JSON), or an item of a Graph answer, which only the next sync can read in its
-place and so is not replayed from here.
+What a letter holds depends on who wrote it: a webhook item (the delivery with that one item in it), or an
+item of a Graph answer, which only the next sync can read in its place and so is not replayed from here.
+Before this version, a fact the database refused: its JSON.
 """
 
 from __future__ import annotations

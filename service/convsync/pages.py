@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from convsync.errors import TryAgain
-from convsync.graph.catalogue import ErrorClass
+from convsync.graph.account import PageNode, SubscribedApp, read_list
+from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphAnswer, GraphClient
 from convsync.graph.errors import GraphError
 from convsync.store import Store
@@ -33,11 +35,34 @@ PATIENCE_SECONDS = 15.0
 """How long a person (or a new contact) waits for a slot; a block lasts minutes to an hour."""
 
 
+@dataclass(frozen=True, slots=True)
+class PageToken:
+    """A Page's token, opened, and as it is kept: what Graph says of it is not said of its successor."""
+
+    token: str = field(repr=False)
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCheck:
+    """`state` is `valid`; `invalid`; `refused`: Meta refuses the call, for another reason than the token; or
+    `unchecked`: nothing was learnt. `told` is why, with what to do, `None` for a valid one.
+    """
+
+    state: str
+    told: str | None = None
+
+
 async def granted(
-    store: Store, page_id: str, calls_per_second: float, call: Callable[[], Awaitable[GraphAnswer]]
+    store: Store,
+    page_id: str,
+    calls_per_second: float,
+    sealed: bytes,
+    call: Callable[[], Awaitable[GraphAnswer]],
 ) -> tuple[GraphAnswer, datetime]:
     """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted.
 
+    A token (kept as `sealed`) that Graph calls dead is marked, so that nobody calls with it again.
     Raises `TryAgain` when no slot comes within `PATIENCE_SECONDS`.
     """
     waited = 0.0
@@ -64,6 +89,10 @@ async def granted(
             block_seconds=error.block_seconds if error.block_scope else None,
             block_reason=error.message if error.block_scope else None,
         )
+        if error.error_class is ErrorClass.TOKEN:
+            await store.mark_token(
+                page_id=page_id, state="invalid", error=error.explained(), token_sealed=sealed
+            )
         raise
     usage = answer.usage
     # The call succeeded, but it was the last one for now.
@@ -81,46 +110,45 @@ async def granted(
 
 
 async def check_token(
-    store: Store, graph: GraphClient, page_id: str, token: str, calls_per_second: float
-) -> str | None:
-    """Ask Graph for the Page with its token and record what it says of it; why it is refused, or None.
-
-    Anything but a verdict on the token (Graph away, throttled) leaves it unchecked.
-    """
+    store: Store, graph: GraphClient, page_id: str, token: PageToken, calls_per_second: float
+) -> TokenCheck:
+    """Ask Graph for the Page with its token, and record what it says of the token."""
     try:
         answer, _ = await granted(
-            store, page_id, calls_per_second, lambda: graph.get(page_id, {"fields": "id,name"}, token)
+            store,
+            page_id,
+            calls_per_second,
+            token.sealed,
+            lambda: graph.get(page_id, {"fields": "id,name"}, token.token),
         )
     except GraphError as error:
-        if error.error_class in (ErrorClass.TOKEN, ErrorClass.PERMISSION):
-            await store.mark_token(page_id=page_id, state="invalid", error=error.explained())
-        return error.explained()
+        if error.error_class is ErrorClass.TOKEN:
+            return TokenCheck("invalid", error.explained())
+        # The proof of the app secret, a permission, the Page's id: another token would not help.
+        return TokenCheck("refused" if error.retry is Retry.NEVER else "unchecked", error.explained())
     except TryAgain as error:
-        return error.message
-    await store.mark_token(page_id=page_id, state="valid")
-    name = answer.data.get("name")
-    if isinstance(name, str) and name:
+        return TokenCheck("unchecked", error.message)
+    await store.mark_token(page_id=page_id, state="valid", token_sealed=token.sealed)
+    name = PageNode.model_validate(answer.data).name
+    if name:
         await store.add_page(page_id=page_id, name=name)
-    return None
+    return TokenCheck("valid")
 
 
 async def subscribe(
-    store: Store, graph: GraphClient, page_id: str, token: str, calls_per_second: float
+    store: Store, graph: GraphClient, page_id: str, token: PageToken, calls_per_second: float
 ) -> list[str]:
     """Subscribe the app to the Page's webhooks; the fields Graph then lists for it."""
     path = f"{page_id}/subscribed_apps"
+    wanted = {"subscribed_fields": ",".join(WEBHOOK_FIELDS)}
     await granted(
-        store,
-        page_id,
-        calls_per_second,
-        lambda: graph.post(path, {"subscribed_fields": ",".join(WEBHOOK_FIELDS)}, token),
+        store, page_id, calls_per_second, token.sealed, lambda: graph.post(path, wanted, token.token)
     )
-    answer, _ = await granted(store, page_id, calls_per_second, lambda: graph.get(path, {}, token))
-    apps = answer.data.get("data")
-    fields: list[str] = []
-    for app in apps if isinstance(apps, list) else []:
-        listed = app.get("subscribed_fields") if isinstance(app, dict) else None
-        fields += [field for field in listed or [] if isinstance(field, str) and field not in fields]
+    answer, _ = await granted(
+        store, page_id, calls_per_second, token.sealed, lambda: graph.get(path, {}, token.token)
+    )
+    apps = read_list(answer.data, SubscribedApp)
+    fields = list(dict.fromkeys(field for app in apps for field in app.subscribed_fields))
     if fields:
         await store.mark_subscribed(page_id=page_id)
     return fields

@@ -30,6 +30,16 @@ class ApiKey:
     secret: SecretStr
     pages: frozenset[str]
 
+    @property
+    def consumer_prefix(self) -> str:
+        """How the names of its consumers of the change feed begin: a limited key has its own."""
+        return f"{self.name}/" if self.pages else ""
+
+
+def limited_consumers(keys: list[ApiKey]) -> tuple[str, ...]:
+    """How consumers begin that get the changes of some Pages only: those of others are no lag."""
+    return tuple(key.consumer_prefix for key in keys if key.pages)
+
 
 class Settings(BaseSettings):
     """What an operator sets. Secrets are `SecretStr`: any log or error shows asterisks for them."""

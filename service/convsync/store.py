@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 
@@ -77,6 +77,14 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSize:
+    """How much to ask Graph for: `size_limit` items, each with up to `nested` messages."""
+
+    size_limit: int
+    nested: int
+
+
+@dataclass(frozen=True, slots=True)
 class SealedToken:
     """A Page's token as it is stored (None: it has none); only `TokenBox.open` makes a token of it."""
 
@@ -131,6 +139,15 @@ class FeedLag:
     blocking_application: str | None
     blocking_since: datetime | None
 
+    def as_json(self) -> Json:
+        return {
+            "held_back": self.held_back,
+            "held_since": _utc(self.held_since),
+            "blocking_pid": self.blocking_pid,
+            "blocking_application": self.blocking_application,
+            "blocking_since": _utc(self.blocking_since),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -140,6 +157,7 @@ class Metrics:
     held_back: int
     held_seconds: float
     consumers: list[Json]
+    refused_facts: list[Json] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +181,10 @@ class MirroredConversation:
     conversation_id: int
     sender_id: str
     thread_id: str | None
+
+
+def _utc(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()
 
 
 def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnectionPool[Any]:
@@ -296,7 +318,7 @@ class Store:
         return found
 
     async def contact_timing(
-        self, *, page_id: str, conversation_id: int | None = None, timezone: str = "UTC"
+        self, *, page_id: str, conversation_id: int | None = None, timezone: str | None = None
     ) -> Json:
         timing: Json = await self._value(
             """select convsync_api.contact_timing(p_page_id => %(page_id)s,
@@ -314,6 +336,26 @@ class Store:
             sender_id=sender_id,
         )
         return erased
+
+    async def purge_events(self, *, page_id: str, before: datetime, limit: int) -> Json:
+        """Of at most that many conversations; again as long as `more` is true."""
+        purged: Json = await self._value(
+            """select convsync_api.purge_events(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return purged
+
+    async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
+                   p_limit => %(limit)s)""",
+                {"pages": None if pages is None else list(pages), "limit": limit},
+            )
+            return await cursor.fetchall()
 
     async def expire_pending_amendments(self, *, days: int) -> int:
         """Of how many messages what waited for them was deleted."""
@@ -349,6 +391,11 @@ class Store:
             limit=limit,
             pages=None if pages is None else list(pages),
         )
+
+    async def feed_end(self) -> str:
+        """Where who reads the mirror from here on has to go on reading its changes."""
+        position: str = await self._value("select convsync_api.feed_end()")
+        return position
 
     async def feed_position(self, *, consumer: str) -> str | None:
         position: str | None = await self._value(
@@ -503,13 +550,16 @@ class Store:
             page_id=page_id,
         )
 
-    async def mark_token(self, *, page_id: str, state: str, error: str | None = None) -> None:
+    async def mark_token(
+        self, *, page_id: str, state: str, error: str | None = None, token_sealed: bytes | None = None
+    ) -> None:
         await self._value(
             """select convsync_api.mark_token(p_page_id => %(page_id)s, p_state => %(state)s,
-               p_error => %(error)s)""",
+               p_error => %(error)s, p_token_sealed => %(token_sealed)s)""",
             page_id=page_id,
             state=state,
             error=error,
+            token_sealed=token_sealed,
         )
 
     async def mark_subscribed(self, *, page_id: str) -> None:
@@ -568,6 +618,49 @@ class Store:
             block_reason=block_reason,
         )
         return until
+
+    async def request_size(
+        self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int
+    ) -> RequestSize:
+        return await self._one(
+            RequestSize,
+            """select * from convsync_api.request_size(p_page_id => %(page_id)s, p_kind => %(kind)s,
+               p_place => %(place)s, p_full_limit => %(full_limit)s, p_full_nested => %(full_nested)s)""",
+            page_id=page_id,
+            kind=kind,
+            place=place,
+            full_limit=full_limit,
+            full_nested=full_nested,
+        )
+
+    async def record_request_size(
+        self,
+        *,
+        page_id: str,
+        kind: str,
+        place: str,
+        size_limit: int,
+        nested: int,
+        outcome: str,
+        full_limit: int,
+        full_nested: int,
+    ) -> bool:
+        """Whether there is a smaller request to make."""
+        smaller_left: bool = await self._value(
+            """select convsync_api.record_request_size(p_page_id => %(page_id)s, p_kind => %(kind)s,
+               p_place => %(place)s, p_size_limit => %(size_limit)s, p_nested => %(nested)s,
+               p_outcome => %(outcome)s, p_full_limit => %(full_limit)s,
+               p_full_nested => %(full_nested)s)""",
+            page_id=page_id,
+            kind=kind,
+            place=place,
+            size_limit=size_limit,
+            nested=nested,
+            outcome=outcome,
+            full_limit=full_limit,
+            full_nested=full_nested,
+        )
+        return smaller_left
 
     # Sync runs
 
@@ -815,7 +908,7 @@ class Store:
         return health
 
     async def metrics(self) -> Metrics:
-        """Open dead letters, and the lag of the change feed and of each of its consumers."""
+        """Open dead letters, refused facts, and the lag of the change feed and of each of its consumers."""
         found: Json = await self._value("select convsync_api.metrics()")
         # By name: while releases change, the database may be a newer one that tells more.
         return Metrics(
@@ -823,6 +916,8 @@ class Store:
             held_back=found["held_back"],
             held_seconds=found["held_seconds"],
             consumers=found["consumers"],
+            # An older one does not count them yet.
+            refused_facts=found.get("refused_facts", []),
         )
 
     def pool_stats(self) -> Mapping[str, int]:

@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestClient
 from convsync.facts import Fact, Message
 from convsync.store import Store
 from convsync.web.state import STORE
+from secrets_hunt import marked, marked_key
 
 Json = dict[str, Any]
 Owner = psycopg.Connection[Json]
@@ -28,10 +29,10 @@ PAGE, OTHER_PAGE = "104000000000001", "104000000000002"
 PERSON, OTHER_PERSON = "7300000000000011", "7300000000000012"
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
-APP_SECRET = "test-app-secret-0123456789"
-TOKEN_KEY = "dGVzdC10b2tlbi1rZXktdGVzdC10b2tlbi1rZXktMDE="
-READ, OPERATE = "test-read-key-0123456789", "test-operate-key-0123456789"
-LIMITED, LIMITED_TWICE = "test-limited-key-0123456789", "test-limited-twice-0123456789"
+APP_SECRET = marked("test-app-secret")
+TOKEN_KEY = marked_key()
+READ, OPERATE = marked("test-read-key"), marked("test-operate-key")
+LIMITED, LIMITED_TWICE = marked("test-limited-key"), marked("test-limited-twice")
 API_KEYS = (
     f"reader:read:{READ},operator:operate:{OPERATE},limited:operate:{LIMITED}:{OTHER_PAGE},"
     f"twice:operate:{LIMITED_TWICE}:{OTHER_PAGE}+104000000000003"

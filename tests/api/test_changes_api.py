@@ -36,7 +36,7 @@ from convsync.web import sse
 from convsync.web.app import create_app, serve
 from convsync.web.state import LIFECYCLE
 
-CHANGES, STREAM = "/api/changes", "/api/changes/stream"
+CHANGES, STREAM, END = "/api/changes", "/api/changes/stream", "/api/changes/end"
 
 
 async def all_changes(api: Api, number: int, **query: Any) -> list[Json]:
@@ -86,6 +86,26 @@ async def test_what_changed_since_a_position(api: Api) -> None:
     assert end == {"changes": [], "position": second["position"], "more": False}
 
 
+async def test_who_begins_at_the_end_gets_what_comes_after(api: Api, database: Any) -> None:
+    """What was written before and commits after is not in the mirror that is read: it is a change to come."""
+    beginning = (await api.get(END))["position"]
+    await api.tell(said("m_1"))
+    [first] = await all_changes(api, 1, after=beginning)
+    async with await psycopg.AsyncConnection.connect(database.service_url) as slow:
+        await slow.execute(
+            "select convsync_api.ingest(%s, 'webhook')", [dump([said("m_slow", person=OTHER_PERSON)])]
+        )
+        await api.tell(said("m_2", 1))
+        end = (await api.get(END))["position"]
+        assert end == first["position"], "what is held back comes later"
+        await slow.commit()
+    await api("POST", "/api/changes/crm/position", {"position": end})
+    for query in ({"after": end}, {"consumer": "crm"}):
+        later = await all_changes(api, 2, **query)
+        assert sorted(one["version"] for one in later) == [1, 2], "the slow one, and the second of the other"
+    assert (await api.get(END))["position"] == later[-1]["position"]
+
+
 async def test_a_consumer_sees_again_what_it_has_not_confirmed(api: Api) -> None:
     for number in range(5):
         await api.tell(said(f"m_{number}", number))
@@ -115,7 +135,9 @@ async def test_a_limit_is_within_bounds(api: Api, limit: str) -> None:
     (await api("GET", CHANGES, limit=limit)).is_problem(422, "invalid_argument")
 
 
-@pytest.mark.parametrize("position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70])
+@pytest.mark.parametrize(
+    "position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70, "999999999-1-1", "2-1-1"]
+)
 async def test_what_is_no_position_is_refused(api: Api, position: str) -> None:
     (await api("GET", CHANGES, after=position)).is_problem(422, "invalid_argument")
     (await api("GET", STREAM, after=position)).is_problem(422, "invalid_argument")

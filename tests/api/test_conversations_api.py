@@ -290,6 +290,9 @@ async def test_without_a_version_it_is_refused(api: Api) -> None:
         ({"tags": None}, "tags"),
         ({"assignee": 7}, "assignee"),
         ({"note": {"a": 1}}, "note"),
+        ({"timezone": 7}, "timezone"),
+        ({"timezone": "Mars/Phobos"}, "timezone"),
+        ({"timezone": ""}, "timezone"),
         ({"sender_id": "other"}, "sender_id"),
         ({"version": 9}, "version"),
         ({"last_message": "mine"}, "last_message"),
@@ -426,6 +429,14 @@ async def test_when_a_person_and_when_all_of_a_page_write(api: Api) -> None:
     for query in ({}, {"tz": ""}):
         page = await api.get(f"{BASE}/timing", **query)
         assert (page["counts"][0][12:14], page["timezone"]) == ([2, 1], "UTC")
+    # what was said of the person is their clock, and nobody else's
+    answer = await api("PATCH", f"{LIST}/{mine}", {"timezone": "Asia/Kathmandu"}, headers={"If-Match": '"1"'})
+    assert (answer.status, answer.json["timezone"], answer.headers["ETag"]) == (200, "Asia/Kathmandu", '"2"')
+    for query in ({}, {"tz": ""}):
+        own = await api.get(f"{LIST}/{mine}/timing", **query)
+        assert (own["best_hours"], own["timezone"]) == (one["best_hours"], "Asia/Kathmandu")
+        assert (await api.get(f"{BASE}/timing", **query))["timezone"] == "UTC"
+    assert (await api.get(f"{LIST}/{mine}/timing", tz="UTC"))["timezone"] == "UTC"
     for zone in ("Nowhere/Else", "' or 1=1 --", "x" * 1000):
         (await api("GET", f"{BASE}/timing", tz=zone)).is_problem(422, "invalid_argument")
     (await api("GET", f"{BASE}/timing", tz="a\0b")).is_problem(422, "invalid_argument")

@@ -106,7 +106,42 @@ async def test_status_says_nothing_where_there_is_nothing(
     monkeypatch.setenv("CONVSYNC_DATABASE_URL", database.owner_url)
     monkeypatch.setenv("CONVSYNC_DATA_DIR", str(tmp_path))
     done = await asyncio.to_thread(CliRunner().invoke, main, ["status"])
-    assert (done.exit_code, "nknown" in done.stdout) == (0, False)
+    assert (done.exit_code, "nknown" in done.stdout, "not stored" in done.stdout) == (0, False, False)
+
+
+async def test_status_counts_what_was_refused(
+    database: Any, owner: Owner, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fact = {
+        "kind": "message",
+        "sender_id": PERSON,
+        "message_id": "m_1",
+        "direction": "in",
+        "at": "2025-03-01T12:00:00Z",
+    }
+    for page, times in ((PAGE, 17), (OTHER_PAGE, 23)):
+        owner.execute("select convsync_api.erase_contact(%s, %s)", [page, PERSON])
+        owner.execute(
+            "select from convsync_api.ingest(%s, 'sync')",
+            [json.dumps([fact | {"page_id": page}] * times)],
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVSYNC_DATABASE_URL", database.owner_url)
+    monkeypatch.setenv("CONVSYNC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def status(*arguments: str) -> str:
+        done = await asyncio.to_thread(CliRunner().invoke, main, ["status", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for arguments, counts in ((("--json",), {PAGE: 17, OTHER_PAGE: 23}), ((PAGE, "--json"), {PAGE: 17})):
+        refused = json.loads(await status(*arguments))["refused_facts"]
+        assert {one["page_id"]: one["facts"] for one in refused} == counts
+        assert {(one["source"], one["reason"]) for one in refused} == {("sync", "erased")}
+    shown = await status(PAGE)
+    assert "Told and not stored" in shown
+    assert "17" in shown
 
 
 async def test_a_key_limited_to_pages_sees_what_came_for_these(api: Api) -> None:

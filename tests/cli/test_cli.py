@@ -20,6 +20,7 @@ from psycopg import sql
 from convsync.cli import main
 from convsync.pages import WEBHOOK_FIELDS
 from faults.processes import Commands, commands, until
+from secrets_hunt import marked
 from sync.world import World, open_world
 
 
@@ -98,7 +99,7 @@ def test_new_key_is_32_bytes_and_never_the_same() -> None:
     assert len(keys) == 3
 
 
-SECRET = "marker-secret-marker"
+SECRET = marked("secret")
 
 
 @pytest.mark.parametrize(
@@ -313,12 +314,71 @@ async def test_page_is_added_listed_subscribed_and_removed(cli: Commands, world:
 
 async def test_token_that_graph_refuses_is_said_and_exits_1(cli: Commands, world: World) -> None:
     code, out, err = await cli.run(
-        "page", "add", world.page_id, "--token-stdin", "--json", told=b"EAAmarkertokenmarkertoken\n"
+        "page", "add", world.page_id, "--token-stdin", "--json", told=f"{marked('EAAmarker')}\n".encode()
     )
     assert code == 1
     assert json.loads(out)["token"] == "invalid"
     assert "not accepted" in err
     assert "EAAmarker" not in out + err
+
+
+async def test_token_of_an_app_whose_proof_is_refused_is_not_called_invalid(
+    cli: Commands, world: World
+) -> None:
+    """The secret of another app: the token may be as good as ever, and another one would not help."""
+    world.simulator.faults.add("", "error", name="proof_invalid")
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+        CONVSYNC_APP_SECRET="the secret of another app",
+    )
+    assert (code, json.loads(out)["token"]) == (1, "unchecked")
+    said = " ".join(err.split())
+    assert "CONVSYNC_APP_SECRET must be the secret of the app" in said
+    assert "not accepted" not in said
+    assert "the secret of another app" not in said
+
+    world.simulator.faults.clear()
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+    )
+    assert (code, json.loads(out)["token"], err) == (0, "valid", "")
+
+
+async def test_token_that_could_not_be_checked_is_stored_all_the_same(cli: Commands, world: World) -> None:
+    world.simulator.faults.add("", "error", name="service")
+    code, out, err = await cli.run(
+        "page",
+        *("add", world.page_id, "--token-stdin", "--json"),
+        told=world.simulator.page.token.encode(),
+    )
+    assert (code, json.loads(out)["token"]) == (0, "unchecked")
+    assert "could not be checked" in err
+
+
+@pytest.mark.parametrize("command", ["verify", "page subscribe", "sync"])
+async def test_dead_token_is_used_once_and_then_never_again(
+    cli: Commands, world: World, command: str
+) -> None:
+    """The first call learns that it is dead; whoever comes next makes none, and is told what to do."""
+    world.simulator.faults.add(
+        "", "error", code=190, subcode=460, message="the user changed their password", http=400
+    )
+    code, out, err = await cli.run(*command.split(), world.page_id)
+    assert code == 1
+    assert "the user changed their password" in " ".join((out + err).split())
+    assert world.calls() == 1
+    assert (await world.store.get_page(page_id=world.page_id))["token"] == "invalid"
+    for again in (("verify",), ("page", "subscribe"), ("sync",)):
+        code, out, err = await cli.run(*again, world.page_id)
+        said = " ".join((out + err).split())
+        assert code == 1
+        assert "convsync page add PAGE_ID --token-stdin" in said, again
+        assert "the user changed their password" in said
+    assert world.calls() == 1
 
 
 async def test_no_token_on_stdin_is_wrong_usage(cli: Commands, world: World) -> None:
@@ -355,6 +415,46 @@ async def test_sync_exits_0_when_whole_and_prints_the_run(cli: Commands, world: 
     document = json.loads(out)
     assert [page["page_id"] for page in document["pages"]] == [world.page_id]
     assert document["schema_version"]
+
+
+async def test_status_tells_who_holds_the_feed_back_and_who_is_behind(cli: Commands, world: World) -> None:
+    code, out, _ = await cli.run("status")
+    assert (code, "change feed" in out) == (0, False), "nothing to say of it"
+    with psycopg.connect(world.database.owner_url, application_name="a slow report") as slow:
+        slow.execute("select pg_current_xact_id()")
+        with psycopg.connect(world.database.owner_url) as other:
+            for consumer in ("crm", "limited/crm"):
+                other.execute("select convsync_api.set_feed_position(%s, '1-1-1')", [consumer])
+        assert (await cli.run("sync", world.page_id))[0] == 0
+        for arguments in (("status", "--json"), ("status", world.page_id, "--json")):
+            code, out, _ = await cli.run(*arguments)
+            feed = json.loads(out)["feed"]
+            assert (code, feed["blocking_pid"], feed["blocking_application"]) == (
+                0,
+                slow.info.backend_pid,
+                "a slow report",
+            )
+            assert feed["held_back"] >= 20
+            assert feed["held_since"].endswith("+00:00")
+            assert feed["blocking_since"].endswith("+00:00")
+        code, out, _ = await cli.run("status")
+        assert f"{feed['held_back']} changes are held back" in " ".join(out.split())
+        assert f"a slow report (process {slow.info.backend_pid}" in " ".join(out.split())
+
+    async def behind(**environment: str) -> dict[str, bool]:
+        _, out, _ = await cli.run("status", "--json", **environment)
+        return {one["consumer"]: one["behind"] >= 20 for one in json.loads(out)["feed"]["consumers"]}
+
+    async def both() -> bool:
+        return await behind() == {"crm": True, "limited/crm": True}
+
+    await until(both, "the consumers to be behind")
+    # one of a key that is limited to Pages never gets the changes of others
+    keys = f"limited:read:{SECRET}:{world.page_id}"
+    assert await behind(CONVSYNC_API_KEYS=keys) == {"crm": True}
+    _, out, _ = await cli.run("status", CONVSYNC_API_KEYS=keys)
+    assert "crm" in out.partition("have something to read:")[2]
+    assert "limited" not in out
 
 
 async def test_sync_exits_1_when_it_is_partial(cli: Commands, world: World) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,86 @@ async def test_demo_once_is_exact_and_leaves_no_process(
     )
     assert verdict["webhooks"]["failed"] == 0
     assert left_behind(directory) == []
+
+
+async def scenario(
+    directory: Path, started: list[asyncio.subprocess.Process], text: str
+) -> tuple[int, dict[str, Any]]:
+    """The exit code and verdict of a demo of a scenario."""
+    file = directory / "mine.toml"
+    file.write_text(f'why = "to be tested"\n{text}')
+    code, out, err = await run(directory, started, "demo", "--once", "--scenario", str(file), "--json")
+    assert out, err
+    assert left_behind(directory) == []
+    return code, json.loads(out)
+
+
+SMALL = """
+[population]
+pages = 2
+conversations = 20
+messages = 12
+[graph]
+calls_per_second = 0
+"""
+
+
+async def test_demo_of_a_scenario_fetches_what_no_webhook_told(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    """Half of the webhooks are lost, on both Pages: the second sync finds what is missing."""
+    lossy = '[[webhook_faults]]\naction = "lose"\nshare = 0.5\n'
+    code, verdict = await scenario(directory, started, SMALL + lossy)
+    assert (verdict["why"], verdict["clean"], code) == ([], True, 0)
+    assert verdict["webhooks"]["lost"] > 10
+    assert [page["run"]["status"] for page in verdict["pages"]] == ["succeeded"] * 2
+    assert verdict["conversations"] >= 40
+    assert sum(page["run"]["messages_added"] for page in verdict["pages"]) > 5
+
+
+async def test_demo_of_what_nobody_can_read_is_exact_and_not_complete(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    code, verdict = await scenario(
+        directory, started, SMALL + 'twenty_messages = ["messenger"]\nrequests = 0.2\n'
+    )
+    assert code == 1
+    assert (verdict["exact"], verdict["clean"]) == (True, False)
+    assert verdict["unreadable"] > 0 < verdict["hidden"]
+    assert verdict["why"] == [
+        f"{verdict['unreadable']} messages are there that Graph shows to nobody",
+        f"{verdict['hidden']} conversations are there that Graph lists to nobody",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("action = 'revoke_token'", "the sync is failed, token_invalid"),
+        ("action = 'block'\nseconds = 3000", "Graph says to wait for"),
+    ],
+    ids=["dead token", "block"],
+)
+async def test_demo_whose_sync_cannot_end_says_why(
+    directory: Path, started: list[asyncio.subprocess.Process], what: str, reason: str
+) -> None:
+    """At the second page of its list; what was read until then is counted against the truth all the same."""
+    text = SMALL.replace("pages = 2", "").replace("conversations = 20", "conversations = 120")
+    fault = f"[[faults]]\nmatch = 'conversations.*after='\n{what}\n"
+    code, verdict = await scenario(directory, started, text + fault)
+    assert (code, verdict["exact"], verdict["clean"]) == (1, False, False)
+    assert reason in verdict["why"][0]
+    assert verdict["missing"] > 50
+    assert verdict["run"]["conversations_seen"] >= 25
+    assert verdict["verify"] == {}
+
+
+async def test_demo_of_no_scenario_is_refused(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    code, _, err = await run(directory, started, "demo", "--once", "--scenario", "nonsense")
+    assert code == 2
+    assert "no scenario is named 'nonsense'" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

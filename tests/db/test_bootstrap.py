@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from convsync.database import bootstrap
 from convsync.database.bootstrap import open_database
@@ -50,6 +51,25 @@ async def brought_back(settings: Settings, url: str, before: int) -> None:
             except (psycopg.OperationalError, FileNotFoundError):
                 pass
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("migrate", "direct", "owner"),
+    [
+        ("postgresql://m/x", "postgresql://d/x", "postgresql://m/x"),
+        (None, "postgresql://d/x", "postgresql://d/x"),
+        (None, None, "postgresql://s/x"),
+    ],
+)
+async def test_migrations_go_past_the_pooler(migrate: str | None, direct: str | None, owner: str) -> None:
+    given = {
+        "database_url": "postgresql://s/x",
+        "migrate_database_url": migrate,
+        "direct_database_url": direct,
+    }
+    urls = {name: SecretStr(url) if url else None for name, url in given.items()}
+    async with open_database(Settings(_env_file=None, **urls), "leave") as found:
+        assert (found.service, found.owner) == ("postgresql://s/x", owner)
 
 
 async def test_a_server_that_dies_is_brought_back(settings: Settings) -> None:

@@ -23,6 +23,14 @@ NOT_BY_PAGE = {
     "feed_consumers": "a consumer reads the changes of any number of Pages",
     "deletion_requests": "a person asks, not a Page; it is found by its code alone",
 }
+# Tables where the planner chooses among indexes that begin with the Page as it likes, and why.
+PLANNED_FREELY = {
+    "conversation_changes": "ingest only adds to it, by the name of its key",
+    "dead_letters": "ingest only adds to it, by the name of its key",
+    "page_events": "ingest only adds to it, by the name of its key",
+    "sync_runs": "a Page has a few rows in it",
+    "sync_cursors": "each of its indexes goes on with the run",
+}
 # yoyo's own tables: made by it, not by our migrations
 YOYO = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 
@@ -201,6 +209,27 @@ def test_every_unique_and_foreign_key_contains_the_page(owner: psycopg.Connectio
                           where a.attrelid = c.oid and a.attname = 'page_id' and a.attnum = any (con.conkey))
     """
     assert column(owner, query, [*YOYO, *NOT_BY_PAGE]) == []
+
+
+def test_the_planner_takes_no_page_for_one_row(owner: psycopg.Connection[Any]) -> None:
+    """Where it chooses among indexes that begin with the Page, it is told of ten Pages (docs/decisions/0007).
+
+    With thousands of small ones beside a large one, any of these indexes would look as good as the key.
+    """
+    told = dict(
+        owner.execute(
+            """
+            select c.relname, coalesce(a.attoptions, '{}')
+            from pg_class as c
+            join pg_attribute as a on a.attrelid = c.oid and a.attname = 'page_id'
+            where c.relnamespace = 'convsync'::regnamespace and c.relkind in ('r', 'p')
+              and 1 < (select count(*) from pg_index as i where i.indrelid = c.oid and i.indkey[0] = a.attnum)
+            """
+        ).fetchall()
+    )
+    assert {"messenger_conversations", "contact_interaction_events"} <= set(told)
+    untold = {name for name, options in told.items() if options != ["n_distinct=10"]}
+    assert untold == set(PLANNED_FREELY)
 
 
 def test_every_table_has_a_comment(owner: psycopg.Connection[Any]) -> None:

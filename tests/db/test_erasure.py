@@ -62,8 +62,9 @@ ERASED = at(3600)
 
 @pytest.fixture(autouse=True)
 def clock(service: Connection) -> None:
-    """The service's session lives an hour after START."""
+    """The service's session lives an hour after START, and knows the Page."""
     service.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+    call(service, "select convsync_api.add_page('1001')")
 
 
 def dumped(owner: Connection) -> str:
@@ -395,7 +396,10 @@ def unreadable_copies() -> list[Fact]:
     letters = [fact for fact in facts if isinstance(fact, DeadLetter)]
     assert len(letters) == len(facts) == 4 * len(UNREADABLE)
     facts += [replace(letter, page_id="") for letter in letters]
-    facts += [dead_letter(fact, ValueError("22003")) for fact in [*history(), snapshot()]]
+    facts += [
+        dead_letter(fact, ValueError("22003"), orjson.dumps(fact.as_json()))
+        for fact in [*history(), snapshot()]
+    ]
     late = orjson.dumps({"entry": [{"messaging": [*UNREADABLE.values(), {"timestamp": milliseconds(7200)}]}]})
     facts += [
         DeadLetter("", "object: neither page nor instagram", late),
@@ -546,6 +550,92 @@ def test_what_is_said_later_of_a_message_that_was_erased_and_nobody_can_read_kee
     ingest(service, *delivered({"timestamp": milliseconds(4000), **edit}))
     assert traces(owner) == []
     assert rows(owner, "select from convsync.dead_letters where raw = ''") != []
+
+
+def escaped(text: str) -> str:
+    """As JSON may write each letter of it."""
+    return "".join(f"\\u{ord(letter):04x}" for letter in text)
+
+
+# Ids with what JSON's writers escape, in letters that have them in no other form.
+SLASHED, PLAIN = "m_ada/9+x==", "m_ada9"
+ESCAPED: dict[str, bytes] = {
+    "a slash": b'{"message":{"mid":"m_ada\\/9+x==","text":["SECRET"]}}',
+    "every letter of a message": b'{"mid":"%b","text":["SECRET"]}' % escaped(PLAIN).encode(),
+    "every letter of the person": b'{"sender":{"id":"%b"},"text":["SECRET"]}'
+    % escaped(ADA).upper().replace("\\U", "\\u").encode(),
+    "in a string": orjson.dumps({"x": '{"mid":"m_ada\\/9+x==","text":"SECRET"}'}),
+    "in a string in a string": orjson.dumps(
+        {"x": orjson.dumps({"y": '{"mid":"m_ada\\/9+x=="}'}).decode(), "z": "SECRET"}
+    ),
+    "beside other bytes": b'\x00\xff {"mid":"m_ada\\/9+x==","text":["SECRET"]} \\',
+    "the name": b'{"name":"%b","text":["SECRET"]}' % escaped(NAME).encode(),
+    "beside a pair and half of one": b'{"t":"\\ud83d\\ude00 \\ud83d SECRET","id":"%b"}'
+    % escaped(ADA).encode(),
+}
+
+
+@pytest.mark.parametrize("form", ESCAPED)
+@pytest.mark.parametrize("erased_first", [False, True])
+def test_a_letter_that_names_them_in_escapes_keeps_no_bytes(
+    service: Connection, owner: Connection, form: str, erased_first: bool
+) -> None:
+    """Told before the erasure or again after it: neither its bytes nor what they mean are there."""
+    if erased_first and form == "the name":
+        pytest.skip("a name is told to nobody who does not know it any more")
+    ingest(service, told(SLASHED, 1, "x", ADA), told(PLAIN, 2, "x", ADA), snapshot())
+    letter = DeadLetter(
+        PAGE, f"not understood: {ESCAPED[form].decode('latin-1')}".replace("\0", ""), ESCAPED[form]
+    )
+    of_others = DeadLetter(
+        PAGE, "of others", b'{"mid":"m_ada\\/9+y==","id":"' + escaped(BOB).encode() + b'"}'
+    )
+    ingest(service, of_others)
+    if erased_first:
+        erase(service)
+        ingest(service, letter, replace(letter, reason="not understood"), of_others)
+    else:
+        ingest(service, letter, replace(letter, reason="not understood"))
+        assert erase(service)["dead_letters"] == 2
+    kept = rows(owner, "select raw, reason from convsync.dead_letters where reason <> 'of others'")
+    assert [row["raw"] for row in kept] == [b""] * (2 * erased_first)
+    whole = dumped(owner)
+    for text in (whole, whole.replace("\\\\", "\\")):
+        for again in (text, call(owner, "select convsync_api._letter_forms(%(text)s)", text=text)):
+            assert not any(marker in again for marker in (SLASHED, PLAIN, ADA, NAME))
+    others = rows(owner, "select raw from convsync.dead_letters where reason = 'of others'")
+    assert others == [{"raw": of_others.raw}]
+
+
+def test_a_letter_is_of_after_only_if_each_of_its_events_tells_such_a_time(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    """Some time in it is not enough: it may be another event's."""
+    erase(service)
+    late, later = milliseconds(4000), milliseconds(5000)
+
+    def letter(*times: int | None) -> DeadLetter:
+        events = [
+            {"sender": {"id": ADA}, "message": {"mid": f"m_x{n}", "text": ["x"]}}
+            | ({} if time is None else {"timestamp": time})
+            for n, time in enumerate(times)
+        ]
+        return DeadLetter(PAGE, f"times: {times}", orjson.dumps({"messaging": events}))
+
+    def is_kept(one: DeadLetter) -> bool:
+        ingest(service, one)
+        return rows(owner, "select from convsync.dead_letters where raw = %(raw)s", raw=one.raw) != []
+
+    assert is_kept(letter(late))
+    assert is_kept(letter(late, later))
+    assert not is_kept(letter(late, None))
+    assert not is_kept(letter(None, late))
+    assert not is_kept(letter(late, None, later))
+    assert not is_kept(letter(late, milliseconds(9)))
+    # a person may write what looks like a time
+    fake = letter(late, None)
+    text = f'\\"timestamp\\":{later}'.encode()
+    assert not is_kept(replace(fake, raw=fake.raw.replace(b'["x"]', b'"' + text + b'"')))
 
 
 def test_letters_of_others_keep_their_bytes(service: Connection, owner: Connection, everything: Json) -> None:
@@ -704,6 +794,18 @@ def test_erasing_somebody_never_seen_refuses_what_comes_of_before(
     assert ingest(service, *history(), snapshot()) == []
     assert ingest(service, told("m_new", 3601, "new", ADA))[0]["created"]
     assert traces(owner) != []
+
+
+def test_a_page_that_nobody_knows_has_nobody_to_erase(service: Connection, owner: Connection) -> None:
+    """It is a slip of the pen. A Page that was removed is known: what was mirrored of it is still there."""
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        call(service, "select convsync_api.erase_contact('9', %(sender)s)", sender=ADA)
+    assert caught.value.sqlstate == "ZC001"
+    assert call(owner, "select count(*) from convsync.pages") == 1
+    ingest(service, *history())
+    call(service, "select convsync_api.remove_page('1001')")
+    assert erase(service)["events"] == 3
+    assert traces(owner) == []
 
 
 @pytest.mark.parametrize("sender", ["", PAGE, None])
@@ -934,6 +1036,7 @@ EMPTY: tuple[LiteralString, ...] = (
     "delete from convsync.erased_contacts",
     "delete from convsync.erased_messages",
     "delete from convsync.pages",
+    "insert into convsync.pages (page_id) values ('1001')",
 )
 
 
@@ -1016,21 +1119,13 @@ def test_what_is_done_later_to_a_message_of_before_does_not_stay_in_any_order(
 ) -> None:
     """Its message is refused before, between or after them, or in the same call."""
     facts = [*LATER, OLD_COPIES[copy]]
-    mirrors = []
     for order in permutations(facts):
         for calls in ([[fact] for fact in order], [order], [order, order]):
             prepare(service, owner, known)
             for batch in calls:
                 ingest(service, *batch)
-            mirrors.append(mirror(owner))
-            assert traces_but_the_contact(owner) == []
-    assert mirrors[0]["events"] == mirrors[0]["pending"] == []
-    assert all(each == mirrors[0] for each in mirrors)
-
-
-def traces_but_the_contact(owner: Connection) -> list[str]:
-    """Who edits a message after their erasure is a contact anew; nothing but their id may be there."""
-    return [line for line in traces(owner) if not line.startswith("messenger_conversations: ")]
+            assert traces(owner) == []
+            assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
 
 
 @pytest.mark.parametrize("known", ["message", "amendment"])
@@ -1041,8 +1136,8 @@ def test_what_is_done_later_to_a_message_that_was_erased_is_not_kept(
     for order in permutations(LATER):
         prepare(service, owner, known)
         ingest(service, *order)
-        assert traces_but_the_contact(owner) == []
-        assert mirror(owner)["pending"] == []
+        assert traces(owner) == []
+        assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
 
 
 def test_what_is_done_to_a_new_message_waits_for_it_in_any_order(
@@ -1114,9 +1209,177 @@ def test_a_message_is_refused_while_something_is_said_of_it(
 
     do_first, do_second = (refuse, amend) if refusal_first else (amend, refuse)
     _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
-    late.result()
+    if refusal_first:
+        assert isinstance(late.exception(), psycopg.errors.SerializationFailure)
+        assert amend(second) == []
+    else:
+        late.result()
     assert mirror(owner)["pending"] == []
-    assert traces_but_the_contact(owner) == []
+    # the contact is one of after, and is there with their id
+    assert [line for line in traces(owner) if not line.startswith("messenger_conversations: ")] == []
+
+
+# What may be told of messages of before: with a time that proves it or without one, under any name.
+UNTIMED = at(7200)
+COPIES: list[Fact] = [
+    copy
+    for mid in ("m_ada1", "m_ada2")
+    for copy in (
+        Message(PAGE, ADA, mid, "in", at(1.25), "MARKER"),
+        Message(PAGE, ADA, mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, f"thread:{THREAD}", mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, "thread:t_unknown", mid, "in", at(1), "MARKER", observed_at=at(7300)),
+        Message(PAGE, ADA, mid, "in", UNTIMED, "MARKER"),
+        Message(PAGE, f"thread:{THREAD}", mid, "out", UNTIMED, "MARKER"),
+        Message(PAGE, BOB, mid, "in", UNTIMED, "MARKER"),
+        Edit(PAGE, ADA, mid, at(4), 1, "MARKER"),
+        Edit(PAGE, ADA, mid, at(4000), 2, "MARKER"),
+        Reaction(PAGE, ADA, mid, at(4001), ADA, "react", "love"),
+        Unsend(PAGE, ADA, mid, at(4002)),
+    )
+]
+OF_AFTER: list[Fact] = [
+    Message(PAGE, ADA, "m_new", "in", at(4000), "new"),
+    Edit(PAGE, ADA, "m_new", at(4010), 1, "new, edited"),
+    Message(PAGE, BOB, "m_bob", "in", at(2), "of a bystander"),
+    Watermark(PAGE, ADA, "read", at(4003)),
+    snapshot(updated=4004, seen=7300, name="anew"),
+]
+
+
+def but_for_empty_contacts(found: dict[str, list[Json]]) -> dict[str, list[Json]]:
+    """Without the rows of people of whom nothing is kept, and without when somebody was last heard."""
+    contacts = [dict(each["row"]) for each in found["conversations"]]
+    for row in contacts:
+        del row["last_inbound_time"]
+    kept = [row for row in contacts if row["message_count"] or row["sender_name"] or row["read_watermark"]]
+    return {**found, "conversations": kept}
+
+
+@pytest.mark.parametrize("names", ["one name", "any name"])
+@pytest.mark.parametrize("seed", range(30))
+def test_copies_of_a_message_of_before_with_its_time_or_without_give_the_same_in_any_order(
+    service: Connection, owner: Connection, seed: int, names: str
+) -> None:
+    """What is kept; and if all of them name one person, also whether there is a row of somebody."""
+    chance = random.Random(seed)  # noqa: S311
+    one_name = names == "one name"
+    pool = [copy for copy in COPIES if not one_name or getattr(copy, "sender_id", "") == ADA]
+    facts = chance.sample(pool, chance.randint(2, 6)) + chance.sample(OF_AFTER, chance.randint(0, 2))
+    known = chance.choice(["nothing", "nothing", "message", "amendment"])
+    mirrors = []
+    for again in range(4):
+        prepare(service, owner, known)
+        told_now = chance.sample(facts, len(facts)) + (chance.sample(facts, 2) if again else [])
+        if again:
+            in_batches(service, told_now, chance)
+        else:
+            for fact in told_now:
+                ingest(service, fact)
+        found = mirror(owner)
+        mirrors.append(found if one_name else but_for_empty_contacts(found))
+    assert all(each == mirrors[0] for each in mirrors), facts
+
+
+def test_what_came_without_its_time_goes_when_a_copy_tells_it(service: Connection, owner: Connection) -> None:
+    """With all that was made of it: the contact too, if nothing else was told of them."""
+    prepare(service, owner, "nothing")
+    untimed, proof = replace(OLD_COPIES["webhook"], at=UNTIMED), OLD_COPIES["graph"]
+    [made] = ingest(service, untimed, LATER[0])
+    assert (made["created"], made["events_added"]) == (True, 1)
+    assert ingest(service, proof) == []
+    assert traces(owner) == []
+    assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
+    [row] = rows(
+        owner,
+        """select sender_id, version, message_count from convsync.messenger_conversations
+           where conversation_id = %(id)s""",
+        id=made["conversation_id"],
+    )
+    assert row == {"sender_id": f"erased:{made['conversation_id']}", "version": 2, "message_count": 0}
+    kinds = rows(
+        owner,
+        "select kinds from convsync.conversation_changes where conversation_id = %(id)s order by change_id",
+        id=made["conversation_id"],
+    )
+    assert [row["kinds"] for row in kinds] == [["edit", "message"], ["erased"]]
+    # Who has more than that stays, without it
+    [made] = ingest(service, told("m_new", 4000, "new", ADA), replace(untimed, message_id="m_ada3"))
+    [left] = ingest(service, replace(proof, message_id="m_ada3"))
+    assert (left["conversation_id"], left["version"], left["events_changed"]) == (
+        made["conversation_id"],
+        2,
+        1,
+    )
+    [contact] = mirror(owner)["conversations"]
+    assert (contact["row"]["message_count"], contact["row"]["last_message_id"]) == (1, "m_new")
+    assert datetime.fromisoformat(contact["row"]["last_inbound_time"]) == at(4000)
+    assert ingest(service, replace(untimed, message_id="m_ada3"), replace(proof, message_id="m_ada3")) == []
+
+
+@pytest.mark.parametrize("proof_first", [True, False])
+@pytest.mark.parametrize("sender", [ADA, BOB])
+def test_a_copy_without_its_time_comes_while_another_tells_it(
+    connect: Connect, service: Connection, owner: Connection, sender: str, proof_first: bool
+) -> None:
+    """Also under another name, and so under another lock: one waits, and then sees what the other did."""
+    prepare(service, owner, "nothing")
+    first, second = connect(), connect()
+
+    def prove(session: Connection) -> list[Json]:
+        return ingest(session, OLD_COPIES["webhook"])
+
+    def tell(session: Connection) -> list[Json]:
+        return ingest(session, replace(OLD_COPIES["webhook"], sender_id=sender, at=UNTIMED))
+
+    do_first, do_second = (prove, tell) if proof_first else (tell, prove)
+    _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
+    if error := late.exception():
+        assert isinstance(error, psycopg.OperationalError)
+        assert isinstance(errors.from_database(error), errors.TryAgain)
+        do_second(second)
+    assert traces(owner) == []
+    assert mirror(owner) == {"conversations": [], "events": [], "pending": []}
+
+
+def test_two_calls_with_something_of_before_and_of_after_of_the_same_two_people(
+    database: Any, service: Connection, owner: Connection
+) -> None:
+    """Each refuses a message of the one and amends one of the other: only one waits for the other."""
+    people = (ADA, BOB)
+    for person in people:
+        erase(service, person)
+    ingest(service, DeadLetter(PAGE, "not understood", b"[]"))
+
+    def call_of(session: Connection, amends: str, refuses: str) -> None:
+        facts = [
+            Reaction(PAGE, amends, f"m_new{amends}", at(4000), amends, "react", "love"),
+            DeadLetter(PAGE, "not understood", b"[]"),
+            told(f"m_old{refuses}", 1, "MARKER", refuses),
+        ]
+        session.execute("select from convsync_api._ingest(%s, 'webhook')", [dump(facts)])
+
+    # Past ingest, which gives up after a second: what waits for ever must be seen.
+    with (
+        ThreadPoolExecutor(2) as threads,
+        psycopg.connect(database.owner_url, autocommit=True) as first,
+        psycopg.connect(database.owner_url, autocommit=True) as second,
+        psycopg.connect(database.owner_url) as holding,
+    ):
+        holding.execute("select from convsync.dead_letters for update")
+        done = [
+            threads.submit(call_of, first, ADA, BOB),
+            threads.submit(call_of, second, BOB, ADA),
+        ]
+        waiting: LiteralString = (
+            "select from pg_stat_activity where pid = any (%(pids)s) and wait_event_type = 'Lock'"
+        )
+        pids = [first.info.backend_pid, second.info.backend_pid]
+        eventually(lambda: len(rows(owner, waiting, pids=pids)) == 2)
+        holding.commit()
+        for each in done:
+            each.result()
+    assert [row["row"]["message_id"] for row in mirror(owner)["pending"]] == [f"m_new{ADA}", f"m_new{BOB}"]
 
 
 def test_what_waits_for_a_message_that_never_comes_goes_after_its_time(
@@ -1281,8 +1544,103 @@ def test_a_horizon_is_in_the_past(service: Connection, before: str | None) -> No
 
 def test_a_purge_of_a_page_that_is_not_there(service: Connection) -> None:
     with pytest.raises(psycopg.DatabaseError) as caught:
-        purge(service, 1)
+        call(service, "select convsync_api.purge_events('9', %(before)s)", before=at(1))
     assert caught.value.sqlstate == "ZC001"
+
+
+# --- counted
+
+
+def refused(connection: Connection, *pages: str) -> list[tuple[str, str, str, int]]:
+    found = rows(
+        connection,
+        "select convsync_api.list_refused_facts(%(pages)s) as one",
+        pages=list(pages) or None,
+    )
+    ones = [row["one"] for row in found]
+    return sorted((one["page_id"], one["source"], one["reason"], one["facts"]) for one in ones)
+
+
+def test_what_is_refused_is_counted_by_page_source_and_reason(service: Connection, owner: Connection) -> None:
+    """As often as it is refused, and nothing that is stored."""
+    call(service, "select convsync_api.add_page('1001')")
+    assert refused(service) == []
+    purge(service, 10)
+    erase(service)
+    old = told("m_b0", 1, sender=BOB)
+    new = told("m_b1", 20, sender=BOB)
+    late = Edit(PAGE, ADA, "m_ada1", at(4000), 1, "of a message of before")
+    for _ in range(2):
+        ingest(service, *history(), late, old, new, replace(old, page_id=OTHER_PAGE))
+    ingest(service, snapshot(), old, source="sync")
+    ingest(service, OLD_COPIES["webhook"], replace(OLD_COPIES["webhook"], at=at(9000)))
+    everything = [
+        (PAGE, "sync", "erased", 1),
+        (PAGE, "sync", "purged", 1),
+        (PAGE, "webhook", "erased", 2 * (len(history()) + 1) + 2),
+        (PAGE, "webhook", "purged", 2),
+    ]
+    assert refused(service) == refused(service, PAGE) == everything
+    assert refused(service, OTHER_PAGE) == []
+    counted: list[Json] = call(service, "select convsync_api.metrics()")["refused_facts"]
+    assert counted == [
+        {"source": source, "reason": reason, "facts": facts} for _, source, reason, facts in everything
+    ]
+    # what fails counts nothing
+    with pytest.raises(psycopg.DatabaseError):
+        ingest(service, *history(), replace(new, direction="up"))  # type: ignore[arg-type]
+    assert refused(service) == everything
+
+
+def test_when_something_was_refused_first_and_last(service: Connection) -> None:
+    erase(service)
+    for seconds in (4000, 5000, 4500):
+        service.execute("select set_config('convsync.now', %s, false)", [at(seconds).isoformat()])
+        ingest(service, *history())
+    one = call(service, "select convsync_api.list_refused_facts()")
+    assert datetime.fromisoformat(one["first_refused_at"]) == at(4000)
+    assert datetime.fromisoformat(one["last_refused_at"]) == at(5000)
+
+
+def test_a_refusal_that_stays_open_holds_up_nobody(connect: Connect, service: Connection) -> None:
+    """The next ones are counted beside it, and no more parts are made than were written at once."""
+    erase(service)
+    erase(service, BOB)
+    ingest(service, told("m_1", 1, "MARKER", ADA))
+    first, second = connect(), connect()
+    first.execute("begin")
+    ingest(first, told("m_1", 1, "MARKER", ADA))
+    second.execute("begin")
+    ingest(second, told("m_1", 1, "MARKER", ADA), told("m_2", 1, "MARKER", BOB))
+    ingest(service, told("m_1", 1, "MARKER", ADA))
+    assert refused(service) == [(PAGE, "webhook", "erased", 2)]
+    second.execute("commit")
+    first.execute("rollback")
+    for _ in range(3):
+        ingest(service, told("m_1", 1, "MARKER", ADA))
+    assert refused(service) == [(PAGE, "webhook", "erased", 7)]
+
+
+def test_refusals_that_are_counted_at_once_are_all_counted(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    pages = (PAGE, OTHER_PAGE)
+    call(service, "select convsync_api.add_page(%(page)s)", page=OTHER_PAGE)
+    for page in pages:
+        call(service, "select convsync_api.erase_contact(%(page)s, %(ada)s)", page=page, ada=ADA)
+
+    def refuse(seed: int) -> None:
+        connection = connect()
+        for turn in range(25):
+            order = pages if (seed + turn) % 2 else pages[::-1]
+            ingest(connection, *(told("m_1", 1, "MARKER", ADA, page) for page in order))
+
+    for page in pages:
+        ingest(service, told("m_1", 1, "MARKER", ADA, page))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(refuse, range(4)))
+    assert refused(service) == [(page, "webhook", "erased", 101) for page in pages]
+    assert call(owner, "select count(*) from convsync.refused_facts") <= 8
 
 
 # --- verifying

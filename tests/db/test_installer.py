@@ -107,11 +107,12 @@ def test_the_lock_row_of_a_killed_installer_holds_nobody_up(raw_database: Any) -
         in_thread(raw_database.owner_url)
         # as a process leaves it that was killed between the first migration and the last
         connection.execute("insert into convsync.yoyo_lock (locked, ctime, pid) values (1, now(), 99999999)")
-        last = "0007_page_statistics"  # which can be applied twice
-        connection.execute("delete from convsync._yoyo_migration where migration_id = %s", [last])
+        # one that can be applied twice: what it did is still there
+        again = "0007_page_statistics"
+        connection.execute("delete from convsync._yoyo_migration where migration_id = %s", [again])
         connection.execute("drop schema convsync_api cascade; create schema convsync_api")
         pretend_older_functions(connection)
-        assert in_thread(raw_database.owner_url).migrations == [last]
+        assert in_thread(raw_database.owner_url).migrations == [again]
         assert connection.execute("select count(*) from convsync.yoyo_lock").fetchone() == (0,)
         assert what_is_behind(raw_database.owner_url) == []
 

@@ -38,7 +38,13 @@ def positions(connection: Connection, number: int) -> list[str]:
 
 
 def test_an_empty_database_has_nothing_that_waits(service: Connection) -> None:
-    assert metrics(service) == {"dead_letters": [], "held_back": 0, "held_seconds": 0, "consumers": []}
+    assert metrics(service) == {
+        "dead_letters": [],
+        "refused_facts": [],
+        "held_back": 0,
+        "held_seconds": 0,
+        "consumers": [],
+    }
 
 
 def test_open_dead_letters_are_counted_by_source_and_reason(service: Connection) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from sessions import ADA, BOB, OTHER_PAGE, PAGE, Connection, call, ingest
+from psycopg.types.json import Jsonb
+from sessions import ADA, BOB, OTHER_PAGE, PAGE, Connection, call, ingest, rows
 
 from convsync.facts import Json, Message, Unsend
 
@@ -25,7 +26,7 @@ def write(connection: Connection, *times: str, sender: str = ADA, page: str = PA
 
 
 def timing(
-    connection: Connection, zone: str | None = "UTC", conversation_id: int | None = None, page: str = PAGE
+    connection: Connection, zone: str | None = None, conversation_id: int | None = None, page: str = PAGE
 ) -> Json:
     found: Json = call(
         connection,
@@ -132,6 +133,86 @@ def test_a_conversation_and_its_page(service: Connection, owner: Connection) -> 
     assert hours(whole) == {(1, 10): 1, (2, 11): 1}
 
 
+def known(owner: Connection, sender: str) -> Json:
+    [row] = rows(
+        owner,
+        """select conversation_id, version from convsync.messenger_conversations
+           where page_id = '1001' and sender_id = %(sender)s""",
+        sender=sender,
+    )
+    return row
+
+
+def lives_in(service: Connection, owner: Connection, zone: str | None, sender: str = ADA) -> int:
+    """Say it as a person would; the new version."""
+    one = known(owner, sender)
+    version: int = call(
+        service,
+        "select convsync_api.update_conversation(%(page)s, %(id)s, %(version)s, %(patch)s)",
+        page=PAGE,
+        id=one["conversation_id"],
+        version=one["version"],
+        patch=Jsonb({"timezone": zone}),
+    )
+    return version
+
+
+def test_the_hours_of_a_contact_are_those_of_its_own_zone(service: Connection, owner: Connection) -> None:
+    """In Auckland both are half past eleven in the evening: in January its clock is an hour ahead."""
+    write(service, "2026-01-05T10:30:00+00:00", "2026-07-06T11:30:00+00:00")
+    write(service, "2026-01-05T10:30:00+00:00", sender=BOB)
+    ada, bob = known(owner, ADA)["conversation_id"], known(owner, BOB)["conversation_id"]
+    before = timing(service, conversation_id=ada)
+    assert (before["timezone"], hours(before)) == ("UTC", {(1, 10): 1, (1, 11): 1})
+    assert lives_in(service, owner, "Pacific/Auckland") == 2
+    own = timing(service, conversation_id=ada)
+    assert (own["timezone"], hours(own)) == ("Pacific/Auckland", {(1, 23): 2})
+    # a zone that is asked for goes before it, and it is nobody else's
+    asked = timing(service, "Asia/Kolkata", ada)
+    assert (asked["timezone"], hours(asked)) == ("Asia/Kolkata", {(1, 16): 1, (1, 17): 1})
+    assert timing(service, conversation_id=bob)["timezone"] == "UTC"
+    # a Page has one grid, so one clock
+    whole = timing(service)
+    assert (whole["timezone"], hours(whole)) == ("UTC", {(1, 10): 2, (1, 11): 1})
+    assert timing(service, "Europe/Berlin")["timezone"] == "Europe/Berlin"
+    assert lives_in(service, owner, None) == 3
+    assert timing(service, conversation_id=ada) == before
+    # a server that was moved may not know a name that another one knew
+    owner.execute("update convsync.messenger_conversations set timezone = 'Mars/Phobos'")
+    assert timing(service, conversation_id=ada) == before
+
+
+def test_a_zone_is_set_like_a_tag(service: Connection, owner: Connection) -> None:
+    """At the version that was read, told by the feed, shown where it is read; once is enough."""
+    write(service, "2026-01-05T10:30:00+00:00")
+    one = known(owner, ADA)["conversation_id"]
+    for zone in ("Mars/Phobos", "Mars4", "utc+3", "", "europe/berlin"):
+        with pytest.raises(psycopg.DatabaseError) as caught:
+            lives_in(service, owner, zone)
+        assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("ZC003", "p_patch.timezone")
+    assert lives_in(service, owner, "Europe/Berlin") == 2
+    assert lives_in(service, owner, "Europe/Berlin") == 2
+    shown = call(service, "select convsync_api.get_conversation('1001', %(id)s)", id=one)
+    assert (shown["timezone"], shown["version"]) == ("Europe/Berlin", 2)
+    assert rows(owner, "select timezone from convsync_read.conversations") == [{"timezone": "Europe/Berlin"}]
+    kinds = "select kinds from convsync.conversation_changes where version = 2"
+    assert rows(owner, kinds) == [{"kinds": ["edit_by_person"]}]
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        call(
+            service,
+            """select convsync_api.update_conversation('1001', %(id)s, 1, '{"timezone": "UTC"}')""",
+            id=one,
+        )
+    assert caught.value.sqlstate == "ZC002"
+    # facts say nothing about it, and an erasure takes it away
+    write(service, "2026-01-06T10:30:00+00:00")
+    assert rows(owner, "select timezone from convsync.messenger_conversations") == [
+        {"timezone": "Europe/Berlin"}
+    ]
+    call(service, "select convsync_api.erase_contact('1001', %(sender)s)", sender=ADA)
+    assert rows(owner, "select timezone from convsync.messenger_conversations") == [{"timezone": None}]
+
+
 def test_the_best_hours_are_the_busiest_then_the_latest(service: Connection) -> None:
     write(
         service,
@@ -158,8 +239,8 @@ def test_a_page_where_nobody_wrote(service: Connection) -> None:
     assert (found["messages"], found["best_hours"]) == (0, [])
 
 
-@pytest.mark.parametrize("zone", ["Mars/Phobos", "", None, "utc+3", "'; select 1", "../../etc/passwd"])
-def test_what_is_no_time_zone(service: Connection, zone: str | None) -> None:
+@pytest.mark.parametrize("zone", ["Mars/Phobos", "Mars4", "", "utc+3", "'; select 1", "../../etc/passwd"])
+def test_what_is_no_time_zone(service: Connection, zone: str) -> None:
     call(service, "select convsync_api.add_page('1001')")
     with pytest.raises(psycopg.DatabaseError) as caught:
         timing(service, zone)
@@ -169,9 +250,10 @@ def test_what_is_no_time_zone(service: Connection, zone: str | None) -> None:
 def test_what_is_not_there(service: Connection) -> None:
     write(service, "2026-01-05T10:00:00+00:00")
     for page, conversation in (("9", None), (PAGE, 999), ("9", 1)):
-        with pytest.raises(psycopg.DatabaseError) as caught:
-            timing(service, conversation_id=conversation, page=page)
-        assert caught.value.sqlstate == "ZC001"
+        for zone in (None, "Asia/Kolkata"):
+            with pytest.raises(psycopg.DatabaseError) as caught:
+                timing(service, zone, conversation, page)
+            assert caught.value.sqlstate == "ZC001"
     call(service, "select convsync_api.add_page('1001')")
     call(service, "select convsync_api.remove_page('1001')")
     with pytest.raises(psycopg.DatabaseError) as caught:

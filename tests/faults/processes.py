@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
-from convsync.tokens import TokenBox, new_key
+from convsync.tokens import TokenBox
+from secrets_hunt import marked, marked_key
 from sync.world import World
 
-API_KEY = "operate-key-0123456789abcdef"
+API_KEY = marked("operate-key")
 CONVSYNC = str(Path(sys.executable).with_name("convsync"))
 _LIMIT = 60.0
 
@@ -151,7 +152,7 @@ def inherited() -> dict[str, str]:
 @asynccontextmanager
 async def commands(world: World, directory: Path, **more: str) -> AsyncIterator[Commands]:
     """Commands on the world's database, with its Page's token sealed for them."""
-    key = new_key()
+    key = marked_key()
     box, page = TokenBox(key), world.simulator.page
     await world.store.add_page(
         page_id=page.page_id, token_sealed=box.seal(page.page_id, page.token), token_key_id=box.key_id

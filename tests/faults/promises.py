@@ -17,10 +17,10 @@ import aiohttp
 import psycopg
 from psycopg import sql
 
-from convsync.tokens import new_key
 from faults.processes import Process, Processes, inherited, until
+from secrets_hunt import marked, marked_key
 
-APP_SECRET = "fault-app-secret-0123456789"
+APP_SECRET = marked("fault-app-secret")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -134,7 +134,7 @@ async def running(service_url: str, directory: Path) -> AsyncIterator[Running]:
         "CONVSYNC_DATABASE_URL": service_url,
         "CONVSYNC_DATA_DIR": str(directory / "data"),
         "CONVSYNC_APP_SECRET": APP_SECRET,
-        "CONVSYNC_TOKEN_KEY": new_key(),
+        "CONVSYNC_TOKEN_KEY": marked_key(),
         "CONVSYNC_GRAPH_URL": "http://127.0.0.1:1",
         "CONVSYNC_LOG_FORMAT": "json",
     }

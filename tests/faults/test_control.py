@@ -62,6 +62,32 @@ async def thread_of_more_than_25(system: System, world: World) -> Complaints:
     return findings(await system.verdict(), "missing")
 
 
+async def read_in_other_shapes(system: System, world: World, *kinds: str) -> Complaints:
+    """What is there is mirrored, however it is told."""
+    world.simulator.faults.add("", "drift", kinds=list(kinds))
+    try:
+        claimed = await system.sync()
+    except Exception as error:
+        return [f"the sync died of {type(error).__name__}"]
+    complaints = findings(await system.verdict(), "missing", "extra", "differing")
+    return complaints if claimed else ["no success was claimed"]
+
+
+async def schema_that_moved(system: System, world: World) -> Complaints:
+    """9: lists without their wrapper, fields that nobody knows, null where nothing was."""
+    return await read_in_other_shapes(system, world, "unwrapped", "new_field", "nulls")
+
+
+async def fields_of_other_types(system: System, world: World) -> Complaints:
+    """23: ids and times as numbers, counts as text."""
+    return await read_in_other_shapes(system, world, "number_ids", "unix_time", "text_counts")
+
+
+async def ids_as_numbers(system: System, world: World) -> Complaints:
+    """23 in silence: the Page's own id is another type than the one it is compared with."""
+    return await read_in_other_shapes(system, world, "number_ids")
+
+
 async def synced_twice(system: System, world: World) -> Complaints:
     """10: the second sync meets what the first one wrote."""
     assert await system.sync()
@@ -112,12 +138,15 @@ FLAWS: list[Any] = [
     pytest.param(overtaken_by_a_webhook, id="1 webhook and sync"),
     pytest.param(first_met_by_webhook, id="5 new or not"),
     pytest.param(thread_of_more_than_25, id="8 25 messages"),
+    pytest.param(schema_that_moved, id="9 another schema"),
     pytest.param(synced_twice, id="10 doubled events"),
     pytest.param(out_of_time_again_and_again, id="11 time is over"),
     pytest.param(asked_for_twice, id="12 two at once"),
     pytest.param(bad_moment_of_graph, id="13 stops at an error"),
     pytest.param(page_that_never_comes, id="13 claims success"),
     pytest.param(two_operators, id="14 two constraints"),
+    pytest.param(fields_of_other_types, id="23 other types"),
+    pytest.param(ids_as_numbers, id="23 ids as numbers"),
 ]
 
 

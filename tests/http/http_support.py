@@ -16,6 +16,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from psycopg import sql
 
+from secrets_hunt import marked, marked_key
+
 Json = dict[str, Any]
 Owner = psycopg.Connection[Json]
 T = TypeVar("T")
@@ -26,13 +28,13 @@ PERSON = "7300000000000011"
 OTHER_PERSON = "7300000000000012"
 AT = 1_700_000_000_123
 
-APP_SECRET = "test-app-secret-0123456789"
-VERIFY_TOKEN = "test-verify-token-0123456789"
-TOKEN_KEY = "dGVzdC10b2tlbi1rZXktdGVzdC10b2tlbi1rZXktMDE="
-READ_KEY = "test-read-key-0123456789"
-OPERATE_KEY = "test-operate-key-0123456789"
-ELSEWHERE_KEY = "test-elsewhere-key-0123456789"
-PAGE_TOKEN = "EAAtestPageToken0123456789"
+APP_SECRET = marked("test-app-secret")
+VERIFY_TOKEN = marked("test-verify-token")
+TOKEN_KEY = marked_key()
+READ_KEY = marked("test-read-key")
+OPERATE_KEY = marked("test-operate-key")
+ELSEWHERE_KEY = marked("test-elsewhere-key")
+PAGE_TOKEN = marked("EAAtestPageToken")
 SECRETS = (APP_SECRET, VERIFY_TOKEN, TOKEN_KEY, READ_KEY, OPERATE_KEY, ELSEWHERE_KEY, PAGE_TOKEN)
 API_KEYS = (
     f"reader:read:{READ_KEY},operator:operate:{OPERATE_KEY},elsewhere:operate:{ELSEWHERE_KEY}:{OTHER_PAGE}"

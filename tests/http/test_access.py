@@ -75,12 +75,19 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/events"): Call(
         404, f"/api/pages/{PAGE}/conversations/1/events", of_a_page=True
     ),
+    ("POST", "/api/pages/{page_id}/erasures"): Call(
+        200, f"/api/pages/{PAGE}/erasures", body=lambda _: {"sender_id": "7"}, of_a_page=True
+    ),
+    ("POST", "/api/pages/{page_id}/purges"): Call(
+        200, f"/api/pages/{PAGE}/purges", body=lambda _: {"before": "2020-01-01"}, of_a_page=True
+    ),
     ("GET", "/api/pages/{page_id}/events"): Call(200, f"/api/pages/{PAGE}/events", of_a_page=True),
     ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
         404, f"/api/pages/{PAGE}/conversations/1/timing", of_a_page=True
     ),
     ("GET", "/api/pages/{page_id}/timing"): Call(200, f"/api/pages/{PAGE}/timing", of_a_page=True),
     ("GET", "/api/changes"): Call(200),
+    ("GET", "/api/changes/end"): Call(200),
     ("POST", "/api/changes/{consumer}/position"): Call(
         200, "/api/changes/mine/position", body=lambda _: {"position": "1-1-1"}
     ),

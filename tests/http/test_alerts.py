@@ -38,8 +38,9 @@ from convsync.web.app import create_app
 from convsync.web.state import ALERTER, COMMIT
 from convsync.webhook.group_commit import Unavailable
 from convsync.webhook.payload import parse
+from secrets_hunt import marked
 
-TOKEN = "hook-token-0123456789"
+TOKEN = marked("hook-token")
 TEXT = "text of a message"
 
 

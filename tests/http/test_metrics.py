@@ -15,6 +15,7 @@ from http_support import (
     OTHER_PAGE,
     OTHER_PERSON,
     PAGE,
+    PERSON,
     READ_KEY,
     SECRETS,
     Owner,
@@ -159,6 +160,19 @@ async def test_poison_and_dead_letters_are_told_by_their_reason(service: Service
     assert at(after, "convsync_dead_letters_open", source="sync", reason="not_understood") == 0
     assert at(after, "convsync_dead_letters_oldest_seconds", source="webhook", reason="refused") >= 0
     assert at(after, "convsync_commit_call_duration_seconds_count", outcome="failed") >= 1
+
+
+async def test_refused_facts_are_counted_by_source_and_reason(service: Service, owner: Owner) -> None:
+    owner.execute("select convsync_api.erase_contact(%s, %s)", [PAGE, PERSON])
+    before = await samples(service)
+    for source in ("webhook", "sync", "sql", "import"):
+        for reason in ("erased", "purged"):
+            assert at(before, "convsync_refused_facts_total", source=source, reason=reason) == 0
+    for _ in range(2):
+        assert await service.deliver(delivery(said("m_1", "of before"))) == 200
+    after = await samples(service)
+    assert at(after, "convsync_refused_facts_total", source="webhook", reason="erased") == 2
+    assert at(after, "convsync_refused_facts_total", source="webhook", reason="purged") == 0
 
 
 async def test_the_lag_of_each_named_consumer_is_told_but_of_a_limited_key(service: Service) -> None:

@@ -1,6 +1,6 @@
 -- Pages and their sealed tokens.
 begin;
-select plan(44);
+select plan(48);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -54,6 +54,11 @@ select results_eq($$select convsync_api.get_page('100') ->> 'token', convsync_ap
 select lives_ok($$select convsync_api.mark_token('100', 'valid', 'ignored')$$, 'or valid');
 select results_eq($$select convsync_api.get_page('100') ->> 'token', convsync_api.get_page('100') ->> 'token_error'$$,
   $$values ('valid', null::text)$$, 'without one');
+select lives_ok($$select convsync_api.mark_token('100', 'invalid', 'expired', '\x00')$$, 'what is said of a token that was replaced meanwhile');
+select results_eq($$select convsync_api.get_page('100') ->> 'token', convsync_api.get_page('100') ->> 'token_error'$$,
+  $$values ('valid', null::text)$$, 'is not said of this one');
+select lives_ok($$select convsync_api.mark_token('100', 'invalid', 'expired', '\x01')$$, 'of this one');
+select is(convsync_api.get_page('100') ->> 'token_error', 'expired', 'it is');
 select is((select token_checked_at from convsync.pages where page_id = '100'), '2026-03-02T12:00:00Z', 'and when it was checked');
 select is(convsync_api.add_page('100', p_token_sealed => '\x02', p_token_key_id => 'k1') ->> 'token', 'unchecked',
   'another token is unchecked again');

@@ -1,7 +1,7 @@
 -- What callers and operators rely on by name: schemas, roles, tables, their main columns, and that constraints have names
 -- that say what they refuse.
 begin;
-select plan(36);
+select plan(38);
 
 select has_schema(s, 'there is a schema ' || s)
 from unnest('{convsync,convsync_api,convsync_read,convsync_ops}'::name[]) s;
@@ -21,6 +21,7 @@ insert into contract values
   ('pending_amendments', 'page_id, message_id, sender_id, num_edit, edited_at, edited_text, unsent_at, reaction_marks'),
   ('conversation_changes', 'page_id, change_id, xid, conversation_id, version, kinds, changed_at'),
   ('dead_letters', 'page_id, dead_letter_id, source, reason, raw, first_seen_at, last_seen_at, attempts, resolved_at, resolution'),
+  ('refused_facts', 'page_id, source, reason, facts, first_refused_at, last_refused_at'),
   ('schema_drift', 'page_id, source, name, first_seen_at, last_seen_at, occurrences'),
   ('sync_runs', 'page_id, run_id, mode, status, reason, fence, lease_expires_at, conversations_seen, conversations_changed, '
     'messages_added, unreadable, calls, started_at, finished_at'),

@@ -1,6 +1,6 @@
 -- A run: begun once, carried by whoever holds its fence, resumed where it stopped, ended by its own ledger.
 begin;
-select plan(123);
+select plan(125);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -257,6 +257,11 @@ select is(pg_temp.error_of($$select convsync_api.finish_sync('100', pg_temp.run(
 select is(pg_temp.apply_thread('t_3', 'n1', null), 'applied t, changed 0, added 0, open 0', 'it is');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'then the run is partial, whatever its carrier thinks');
 select is(pg_temp.document('status', 'reason', 'success', 'partial'), '{"status": "partial", "reason": "failed_batches", "success": false, "partial": true}', 'and says why');
+update convsync.sync_runs set status = 'running', reason = null, finished_at = null, lease_expires_at = now()
+where page_id = '100' and run_id = pg_temp.run();
+update convsync.sync_batches set error = error || '{"entry": "listing_refused"}' where page_id = '100' and run_id = pg_temp.run() and batch = 1;
+select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'a run whose list Meta refused is partial too');
+select is(pg_temp.document('reason'), '{"reason": "listing_refused"}', 'and has a reason of its own');
 select is(convsync_api.cancel_sync('100', pg_temp.run()), 'partial', 'a run that is over keeps its status');
 select is(pg_temp.begin_sync('incremental'), 'fence 1, resumed f', 'the next');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence(), 'token_invalid'), 'failed', 'can fail as a whole');

@@ -14,18 +14,18 @@ from convsync.settings import Settings
 from convsync.simulator.config import DEFAULT_APP_SECRET, DEFAULT_VERIFY_TOKEN
 from convsync.sync.runner import SyncRunner
 from convsync.tasks import end
-from convsync.tokens import new_key
 from convsync.web.app import create_app, serve
 from convsync.web.state import RUNNER
+from secrets_hunt import marked, marked_key
 from sync.world import World
 
-API_KEY = "operate-key-0123456789abcdef"
+API_KEY = marked("operate-key")
 
 
 @asynccontextmanager
 async def service(world: World, data_dir: Path, **more: Any) -> AsyncIterator[tuple[str, SyncRunner]]:
     """The whole application on the world's database and simulator: its address and its runner."""
-    key = new_key()
+    key = marked_key()
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]
         **{

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from convsync.graph import models, reading
+from convsync.simulator.rules import GraphRules
 from sync.world import World, open_world
 
 
@@ -74,3 +75,31 @@ async def test_client_that_drops_every_tenth_message_is_convicted(
     assert (await world.sync()).status == "succeeded"
     verdict = await world.verdict()
     assert verdict.missing > 0
+
+
+async def test_what_nobody_can_read_is_counted_and_a_claim_to_have_all_of_it_is_convicted(
+    database: Any,
+) -> None:
+    """Only the 20 newest messages of a thread can be read, and some threads are listed to nobody."""
+    rules = GraphRules(twenty_messages=frozenset({"messenger"}), requests=0.2)
+    async with open_world(database, conversations=30, messages=15.0, graph=rules) as world:
+        outcome = await world.sync()
+        assert outcome.status == "succeeded"
+        verdict = await world.verdict()
+        assert verdict.clean, verdict.examples
+        assert verdict.hidden > 0
+        assert verdict.unreadable > (await world.run_of(outcome))["unreadable"] > 0
+        long = {one.thread_id for one in world.simulator.population.conversations if one.message_count > 20}
+        known = await world.rows("select thread_id from convsync.messenger_conversations")
+        incomplete = await world.rows(
+            "select thread_id from convsync.messenger_conversations where history_complete_at is null"
+        )
+        assert {row["thread_id"] for row in incomplete} == long & {row["thread_id"] for row in known} != set()
+
+        await world.owner.execute(
+            "update convsync.messenger_conversations set history_complete_at = now() where thread_id = %s",
+            [incomplete[0]["thread_id"]],
+        )
+        lied = await world.verdict()
+        assert (lied.missing, lied.extra, lied.differing) == (0, 0, 1)
+        assert "complete" in lied.examples[0]["detail"]

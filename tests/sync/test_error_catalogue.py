@@ -5,6 +5,7 @@ The hours that Meta asks for pass in seconds: engine and database share a clock 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,9 @@ import pytest
 
 from convsync.graph.catalogue import CATALOGUE, UNLISTED, ErrorClass
 from convsync.graph.client import GraphClient
+from convsync.graph.errors import GraphError
+from convsync.simulator.config import DEFAULT_APP_SECRET
+from convsync.sync.contacts import ContactReader
 from graph_answers import EXAMPLES, Example
 from sync.test_throttling import Ledger
 from sync.world import LIST_CALL, FastTime, World, open_world
@@ -184,6 +188,19 @@ async def test_dead_token_is_never_used_again(
         assert calls_after_the_first_refusal(world) == 0
 
 
+async def test_live_read_learns_that_a_token_is_dead_for_all_who_come_after_it(database: Any) -> None:
+    async with inbox(database) as world:
+        world.simulator.faults.plant(fault(BY_ENTRY["token_expired"]))
+        reader = ContactReader(world.store, world.graph, world.box.open, calls_per_second=0)
+        with pytest.raises(GraphError):
+            await reader._read_person(world.page_id, "1001")
+        page = await world.store.get_page(page_id=world.page_id)
+        assert (page["token"], "convsync page add" in page["token_error"]) == ("invalid", True)
+        await reader._read_person(world.page_id, "1002")
+        await reader._read_thread(world.page_id, "t_1")
+        assert world.calls() == 1
+
+
 @pytest.mark.parametrize(("planted", "example"), of(ErrorClass.PERMISSION))
 async def test_what_a_person_has_to_grant_ends_the_run_with_a_word_to_them(
     database: Any, planted: dict[str, Any], example: Example
@@ -197,6 +214,38 @@ async def test_what_a_person_has_to_grant_ends_the_run_with_a_word_to_them(
         assert batch["error"]["entry"] == example.entry
         assert batch["error"]["told"]
         assert batch["error"]["trace_id"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "late", "entry"),
+    [
+        (DEFAULT_APP_SECRET, 0, None),
+        (DEFAULT_APP_SECRET, 360, "proof_invalid"),
+        ("the secret of another app", 0, "proof_invalid"),
+        (None, 0, "proof_required"),
+    ],
+    ids=["good", "six minutes old", "by another secret", "none"],
+)
+async def test_app_that_requires_proofs_of_its_secret_gets_them_with_every_call(
+    database: Any, secret: str | None, late: int, entry: str | None
+) -> None:
+    """Its token is as good as before, whatever becomes of the proof."""
+    async with (
+        inbox(database, require_appsecret_proof=True) as world,
+        GraphClient(world.simulator.url, app_secret=secret, now=lambda: time.time() - late) as graph,
+    ):
+        world.graph = graph
+        outcome = await world.sync()
+        if entry is None:
+            assert outcome.status == "succeeded"
+            assert (await world.verdict()).clean
+            return
+        assert (outcome.status, outcome.reason) == ("failed", "permission_denied")
+        (batch,) = (await world.run_of(outcome))["failed_batches"]
+        assert batch["error"]["entry"] == entry
+        assert "CONVSYNC_APP_SECRET" in batch["error"]["told"]
+        assert world.calls() == 1
+        assert (await world.store.get_page(page_id=world.page_id))["token"] == "unchecked"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +278,52 @@ async def test_what_never_succeeds_costs_its_thread_one_call_and_the_others_noth
         assert incomplete == [{"thread_id": longest.thread_id}]
 
 
+@pytest.mark.parametrize("name", ["unknown", "reduce_data"])
+@pytest.mark.parametrize("after", [0, 2], ids=["from the front", "in the middle"])
+async def test_refused_listing_is_told_from_a_bad_moment_and_never_called_whole(
+    database: Any, after: int, name: str
+) -> None:
+    """A very busy Page. With which error its list fails Meta does not say; the Page itself still answers."""
+    async with inbox(database) as world:
+        world.simulator.faults.add("", "refuse_listing", after=after, name=name)
+        outcome = await world.sync(concurrency=1)
+        run = await world.run_of(outcome)
+        assert (run["status"], run["reason"], run["success"]) == ("partial", "listing_refused", False)
+        (batch,) = run["failed_batches"]
+        assert (batch["kind"], batch["error"]["entry"]) == ("list", "listing_refused")
+        assert (batch["error"]["class"], batch["error"]["code"]) == ("listing", 1)
+        assert "does not list this Page's conversations" in batch["error"]["told"]
+        calls = asked(world)
+        *_, last_list, probe = [path for path, _ in calls]
+        assert LIST_CALL in last_list
+        assert probe.endswith(f"/{world.page_id}")
+        assert (await world.verdict()).missing > 0
+        # The threads that the list told of before are read to their ends all the same.
+        assert (
+            await world.rows("select from convsync.sync_cursors where kind = 'thread' and not completed")
+            == []
+        )
+        world.simulator.faults.clear()
+        assert (await world.sync()).status == "succeeded"
+        assert (await world.verdict()).clean
+
+
+@pytest.mark.parametrize(
+    ("match", "name"),
+    [(f"{LIST_CALL}.*after=", "unknown"), ("", "unknown"), (LIST_CALL, "service")],
+    ids=["one place of the list", "all of Graph", "a trouble that Meta calls passing"],
+)
+async def test_list_that_fails_for_another_reason_is_no_refused_listing(
+    database: Any, match: str, name: str
+) -> None:
+    async with inbox(database) as world:
+        world.simulator.faults.add(match, "error", name=name, after=1)
+        outcome = await world.sync(concurrency=1)
+        run = await world.run_of(outcome)
+        assert (run["status"], run["reason"]) == ("partial", "failed_batches")
+        assert "listing_refused" not in {batch["error"]["entry"] for batch in run["failed_batches"]}
+
+
 async def test_field_that_graph_does_not_have_is_asked_for_once(database: Any) -> None:
     async with inbox(database) as world:
         planted = fault(BY_ENTRY["no_such_field"])
@@ -239,5 +334,6 @@ async def test_field_that_graph_does_not_have_is_asked_for_once(database: Any) -
 
 
 def test_every_row_of_the_catalogue_is_tried_here() -> None:
-    tried = {example.entry for example in EXAMPLES} | WITHOUT_CODE.keys() | {"answer_too_large", "redirect"}
+    tried = {example.entry for example in EXAMPLES} | WITHOUT_CODE.keys()
+    tried |= {"answer_too_large", "redirect", "listing_refused"}
     assert tried == {rule.name for rule in CATALOGUE} | {UNLISTED.name}

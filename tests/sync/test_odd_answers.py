@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from secrets_hunt import marked
 from sync.fake_graph import conversation, fake_graph, message
 from sync.world import open_world
 
@@ -130,7 +131,9 @@ async def test_only_the_absence_of_next_ends_a_list(database: Any) -> None:
         if place == len(order) - 1:
             return {"data": pages[here], "paging": {"cursors": {"after": "end"}}}
         following = order[place + 1]
-        link = f"https://graph.facebook.com/v26.0/{PAGE}/conversations?access_token=EAAsecretsecret&after="
+        link = (
+            f"https://graph.facebook.com/v26.0/{PAGE}/conversations?access_token={marked('EAAsecret')}&after="
+        )
         return {
             "data": pages[here],
             "paging": {"cursors": {"after": following}, "next": link + following},

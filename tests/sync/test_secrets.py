@@ -15,9 +15,12 @@ from pydantic import SecretStr
 
 from convsync.observe.logging import configure
 from convsync.simulator.config import DEFAULT_PAGE_ID, SimulatedPage
+from secrets_hunt import marked
 from sync.application import API_KEY, ended, service
 from sync.world import open_world
 
+APP_SECRET, VERIFY_TOKEN = marked("marker-app-secret"), marked("marker-verify-token")
+OTHER_KEY = marked("marker-api-key")
 SMALL_ANSWERS = {"max_conversations_per_call": 4, "max_messages_per_call": 20}
 
 
@@ -43,11 +46,11 @@ async def test_no_secret_reaches_logs_answers_errors_or_the_database(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Marker secrets go through syncs that work and that fail, webhooks and refusals; none comes out."""
-    token = "EAAmarkertokenmarkertoken"
-    markers = [token, "marker-app-secret", "marker-verify-token", "marker-api-key-0123456789", API_KEY]
+    token = marked("EAAmarkertoken")
+    markers = [token, APP_SECRET, VERIFY_TOKEN, OTHER_KEY, API_KEY]
     page = SimulatedPage(DEFAULT_PAGE_ID, "Harbour Bicycles", token)
     caplog.set_level(logging.DEBUG)
-    config = {"pages": (page,), "app_secret": "marker-app-secret", "verify_token": "marker-verify-token"}
+    config = {"pages": (page,), "app_secret": APP_SECRET, "verify_token": VERIFY_TOKEN}
     heard: list[str] = []
     async with (
         open_world(database, messages=10.0, **SMALL_ANSWERS, **config) as world,
@@ -55,9 +58,9 @@ async def test_no_secret_reaches_logs_answers_errors_or_the_database(
     ):
         stack.enter_context(service_logging())
         settings = {
-            "app_secret": SecretStr("marker-app-secret"),
-            "verify_token": SecretStr("marker-verify-token"),
-            "api_keys": SecretStr("marker:operate:marker-api-key-0123456789"),
+            "app_secret": SecretStr(APP_SECRET),
+            "verify_token": SecretStr(VERIFY_TOKEN),
+            "api_keys": SecretStr(f"marker:operate:{OTHER_KEY}"),
         }
         async with service(world, tmp_path, **settings) as (address, runner):
             # Errors as Meta words them: with the token, and with the address that holds it.
@@ -76,7 +79,7 @@ async def test_no_secret_reaches_logs_answers_errors_or_the_database(
             second = await runner.start(world.page_id, "full")
             assert (await ended(world, second.run_id))["reason"] == "token_invalid"
 
-            headers = {"Authorization": "Bearer marker-api-key-0123456789"}
+            headers = {"Authorization": f"Bearer {OTHER_KEY}"}
             async with aiohttp.ClientSession(address) as client:
                 for path in (
                     "/",

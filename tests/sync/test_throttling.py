@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from convsync.pages import check_token
+from convsync.pages import TokenCheck, check_token
 from convsync.simulator.limits import PageLimits
 from convsync.store import Grant
 from sync.fake_graph import conversation, fake_graph
@@ -136,17 +136,17 @@ async def test_calls_beside_a_sync_draw_on_the_same_allowance_and_say_when_it_is
         return 200, {"id": "1", "name": "One"}, {"X-Business-Use-Case-Usage": usage}
 
     async with fake_graph(answer) as graph, open_world(database, graph_url=graph.url) as world:
-        token = world.simulator.page.token
-        assert await check_token(world.store, world.graph, world.page_id, token, 0) is None
+        check = await check_token(world.store, world.graph, world.page_id, world.token, 0)
+        assert check == TokenCheck("valid")
         budget = (await world.store.get_page(page_id=world.page_id))["budget"]
         assert (budget["usage_percent"], budget["block_reason"]) == (100, "usage")
         grant = await world.store.acquire_call(page_id=world.page_id, lane="live", calls_per_second=0)
         assert 0 < grant.wait_ms <= 120_000
         assert grant.granted_at is None
         # Nobody sits before a terminal until a block ends: it is said instead, and the token stays as it was.
-        told = await check_token(world.store, world.graph, world.page_id, token, 0)
-        assert told is not None
-        assert "no Graph call is granted" in told
+        check = await check_token(world.store, world.graph, world.page_id, world.token, 0)
+        assert check.state == "unchecked"
+        assert "no Graph call is granted" in str(check.told)
         assert (await world.store.get_page(page_id=world.page_id))["token"] == "valid"
 
 

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from convsync.graph.client import GraphClient
+from convsync.pages import PageToken
 from convsync.simulator import Simulator, SimulatorConfig
 from convsync.simulator.checker import compare, fetch_truth
 from convsync.simulator.verdict import Verdict
@@ -25,7 +26,8 @@ from convsync.store import Store, create_pool
 from convsync.sync.ports import Time
 from convsync.sync.retry import Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
-from convsync.tokens import TokenBox, new_key
+from convsync.tokens import TokenBox
+from secrets_hunt import marked_key
 
 QUICK = Backoff(base=0.01, cap=0.02)
 LIST_CALL = "/conversations"
@@ -86,6 +88,7 @@ class World:
     graph: GraphClient
     box: TokenBox
     owner: psycopg.AsyncConnection[dict[str, Any]]
+    token: PageToken
     clock: FastTime | None = None
 
     @property
@@ -172,11 +175,8 @@ async def open_world(
             database.owner_url, autocommit=True, row_factory=dict_row
         )
         stack.push_async_callback(owner.close)
-        box = TokenBox(new_key())
+        box = TokenBox(marked_key())
         page = simulator.page
-        await store.add_page(
-            page_id=page.page_id,
-            token_sealed=box.seal(page.page_id, page.token),
-            token_key_id=box.key_id,
-        )
-        yield World(simulator, database, store, graph, box, owner, clock)
+        token = PageToken(page.token, box.seal(page.page_id, page.token))
+        await store.add_page(page_id=page.page_id, token_sealed=token.sealed, token_key_id=box.key_id)
+        yield World(simulator, database, store, graph, box, owner, token, clock)

@@ -30,9 +30,10 @@ from convsync.observe.alerts import (
 from convsync.observe.metrics import WritePath
 from convsync.observe.watch import WriteWatch
 from convsync.store import Metrics
+from secrets_hunt import marked
 
 START = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
-SECRET = "hook-token-0123456789"
+SECRET = marked("hook-token")
 CAUSE = Cause("a_cause", "Something is wrong.", "Put it right.", quiet=60.0, again=3600.0)
 
 

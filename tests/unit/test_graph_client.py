@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
@@ -16,11 +17,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
+from convsync.graph import client
 from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphClient, node_path, parse_json
 from convsync.graph.errors import GraphError
+from secrets_hunt import marked
 
-TOKEN = "EAAtestToken0123456789abcdef"
+TOKEN = marked("EAAtestToken")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -61,8 +64,9 @@ def answers(body: object, *, status: int = 200, headers: dict[str, str] | None =
 
 async def failure(handler: Handler, **options: object) -> GraphError:
     async with Server(handler) as server, GraphClient(server.url, **options) as graph:  # type: ignore[arg-type]
-        with pytest.raises(GraphError) as caught:
-            await graph.get("1/conversations", {}, TOKEN)
+        async with asyncio.timeout(20):
+            with pytest.raises(GraphError) as caught:
+                await graph.get("1/conversations", {}, TOKEN)
     return caught.value
 
 
@@ -236,9 +240,12 @@ async def test_an_answer_that_never_comes_is_given_up() -> None:
         return web.json_response({})
 
     async with Server(handler) as server, GraphClient(server.url, read_timeout=0.05) as graph:
-        with pytest.raises(GraphError) as caught:
-            await graph.get("1", {}, TOKEN)
-        release.set()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(GraphError) as caught:
+                    await graph.get("1", {}, TOKEN)
+        finally:
+            release.set()
     assert caught.value.error_class is ErrorClass.TRANSIENT
     assert "in time" in caught.value.message
 
@@ -248,11 +255,35 @@ async def test_an_answer_larger_than_the_limit_asks_for_less() -> None:
     assert error.error_class is ErrorClass.SHRINK
 
 
-async def test_an_answer_of_several_megabytes_is_parsed_like_any_other() -> None:
-    body = {"data": [{"message": "wörd " * 1000}] * 300}
+async def test_an_answer_that_unpacks_to_more_than_the_limit_asks_for_less_too() -> None:
+    """A few kilobytes on the wire; what counts is what they become."""
+
+    async def handler(_: web.Request) -> web.Response:
+        response = web.json_response({"data": ["x" * 5_000_000]})
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    error = await failure(handler, max_bytes=1_000_000)
+    assert error.error_class is ErrorClass.SHRINK
+
+
+@pytest.mark.parametrize(("items", "beside"), [(3, False), (300, True)], ids=["small", "large"])
+async def test_a_large_answer_is_parsed_beside_the_loop_and_a_small_one_at_once(
+    monkeypatch: pytest.MonkeyPatch, items: int, beside: bool
+) -> None:
+    body = {"data": [{"message": "wörd " * 1000}] * items}
+    threads: list[int] = []
+
+    def parse(raw: bytes) -> object:
+        threads.append(threading.get_ident())
+        return parse_json(raw)
+
+    monkeypatch.setattr(client, "parse_json", parse)
     async with Server(answers(body)) as server, GraphClient(server.url) as graph:
         answer = await graph.get("1", {}, TOKEN)
     assert answer.data == body
+    assert (answer.size > client.PARSED_IN_A_THREAD) is beside
+    assert [thread != threading.get_ident() for thread in threads] == [beside]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

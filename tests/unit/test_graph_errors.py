@@ -11,6 +11,8 @@ from convsync.graph.catalogue import (
     CATALOGUE,
     EMPTY,
     HTML,
+    LISTING_REFUSED,
+    MAY_BE_REFUSED_LISTING,
     NO_CONNECTION,
     REDIRECT,
     TIMEOUT,
@@ -38,6 +40,7 @@ RETRY = {
     C.TOKEN: Retry.NEVER,
     C.PERMISSION: Retry.NEVER,
     C.GONE: Retry.NEVER,
+    C.LISTING: Retry.NEVER,
     C.BAD_REQUEST: Retry.NEVER,
 }
 # What has no code of Meta's, by the name that stands for its type.
@@ -50,8 +53,13 @@ WITHOUT_CODE = {
     UNREADABLE: ("unreadable_answer", C.TRANSIENT),
     TOO_LARGE: ("answer_too_large", C.SHRINK),
     REDIRECT: ("redirect", C.BAD_REQUEST),
+    LISTING_REFUSED: ("listing_refused", C.LISTING),
 }
 REDUCE = "Please Reduce the amount of data you're asking for"
+NEVER = {
+    C.TOKEN: "stops the Page's sync",
+    C.LISTING: "ends the run `partial`, reason `listing_refused`",
+}
 # Other forms of the same: HTTP status, `error` object, entry.
 VARIANTS = [
     (400, {"code": 1, "message": REDUCE}, "too_much_data"),
@@ -78,6 +86,8 @@ VARIANTS = [
     (400, {"code": 230, "message": "(#230) Requires a permission"}, "permission_required"),
     (400, {"code": 100, "message": "(#100) Missing permissions"}, "missing_permission"),
     (400, {"code": 100, "message": "(#100) The cursor specified is not valid"}, "cursor_refused"),
+    (400, {"code": 190, "error_subcode": 460, "message": "Message", "error_user_title": "A title",
+           "error_user_msg": "A message", "type": "OAuthException"}, "token_password_changed"),
     (400, {}, "unlisted"),
 ]  # fmt: skip
 
@@ -128,6 +138,37 @@ def test_the_catalogue_in_the_documentation_is_the_one_that_acts() -> None:
     assert "\n".join(rows_of_the_documentation()) in text
 
 
+def test_entries_that_may_be_a_refused_listing_are_in_the_catalogue() -> None:
+    assert {rule.name for rule in (*CATALOGUE, UNLISTED)} >= MAY_BE_REFUSED_LISTING
+
+
+def test_error_found_to_be_another_one_keeps_all_that_meta_said() -> None:
+    error = read_error(
+        {
+            "error": {
+                "code": 1,
+                "error_subcode": 99,
+                "message": "An unknown error occurred",
+                "fbtrace_id": "T",
+            }
+        },
+        status=500,
+        request_id="R",
+    ).inferred(LISTING_REFUSED)
+    assert (error.rule.name, error.error_class, error.retry) == ("listing_refused", C.LISTING, Retry.NEVER)
+    assert (
+        error.code,
+        error.subcode,
+        error.http_status,
+        error.trace_id,
+        error.request_id,
+        error.message,
+    ) == (
+        *(1, 99, 500),
+        *("T", "R", "An unknown error occurred"),
+    )
+
+
 def rows_of_the_documentation() -> Iterator[str]:
     yield "| entry | Meta's answer | what convsync does | what the operator is told |"
     yield "|---|---|---|---|"
@@ -138,7 +179,7 @@ def rows_of_the_documentation() -> Iterator[str]:
             Retry.AFTER_THE_BLOCK: f"no call for the {'Page' if rule.scope == 'page' else 'whole app'} until "
             f"Meta's time is over, else {rule.block_seconds} s, longer each time",
             Retry.FROM_THE_FRONT: "reads that list again from its front, three times at most",
-            Retry.NEVER: "stops the Page's sync" if rule.error_class is C.TOKEN else "does not call again",
+            Retry.NEVER: NEVER.get(rule.error_class, "does not call again"),
         }[rule.retry]
         yield f"| `{rule.name}` | {_answer(rule)} | {does} | {rule.told} |"
 
@@ -263,6 +304,18 @@ def test_usage_is_the_highest_percentage_of_all_headers_that_concern_us() -> Non
     assert usage is not None
     assert (usage.percent, usage.app_percent, usage.regain_seconds) == (64.0, 31.0, 0)
     assert set(usage.raw) == {"app", "page", "business"}
+
+
+def test_several_businesses_in_one_header_count_by_the_worst_of_them() -> None:
+    header = (
+        '{"900100":[{"type":"messenger","call_count":100,"total_cputime":25,"total_time":25,'
+        '"estimated_time_to_regain_access":19}],'
+        '"900200":[{"type":"pages","call_count":97,"total_cputime":23,"total_time":23,'
+        '"estimated_time_to_regain_access":0}]}'
+    )
+    usage = read_usage({"X-Business-Use-Case-Usage": header})
+    assert usage is not None
+    assert (usage.percent, usage.app_percent, usage.regain_seconds) == (100, 0, 19 * 60)
 
 
 def test_the_minutes_to_regain_access_become_seconds() -> None:

@@ -22,12 +22,13 @@ from convsync.graph.reading import (
     read_conversations,
     read_messages,
 )
+from secrets_hunt import marked
 
 T = TypeVar("T")
 PAGE = "700100"
 ANNA = "810001"
 SEEN = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-TOKEN = "EAAtestToken0123456789abcdef"
+TOKEN = marked("EAAtestToken")
 
 
 def person(person_id: Any, name: Any = "Somebody") -> dict[str, Any]:
@@ -309,6 +310,17 @@ def test_a_conversation_without_id_is_a_dead_letter_without_the_tokens_in_its_li
     assert "paging" not in orjson.loads(first.raw)["messages"]
     assert [found["thread_id"] for found in page.threads] == ["t_2"]
     assert page.unreadable == 2
+
+
+def test_dead_letter_has_no_token_wherever_meta_put_it() -> None:
+    link = f"https://cdn.example/a.png?access_token={TOKEN}&oh=1"
+    item = message(1, attachments={"data": [{"id": "1", "file_url": link}], "next": paging()["next"]})
+    del item["id"]
+    [letter] = only(messages(item, paging=paging()), DeadLetter)
+    assert TOKEN.encode() not in letter.raw
+    assert b"https://cdn.example/a.png?access_token=[redacted]&oh=1" in letter.raw
+    [wholly] = only(listed({**thread(), "id": None, "paging": paging()["next"]}), DeadLetter)
+    assert TOKEN.encode() not in wholly.raw
 
 
 def test_nested_messages_that_go_on_give_the_cursor_to_go_on_at() -> None:

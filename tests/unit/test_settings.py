@@ -12,9 +12,10 @@ from pydantic import SecretStr, ValidationError
 
 from convsync.settings import ApiKey, Settings, SettingsError, find_key, parse_api_keys
 from convsync.tokens import TokenBox, TokenKeyError, new_key
+from secrets_hunt import marked
 
-SECRET = "a-key-of-sixteen-or-more"
-OTHER = "another-key-of-sixteen-or-more"
+SECRET = marked("a-key-of-sixteen-or-more")
+OTHER = marked("another-key-of-sixteen-or-more")
 DATABASE_URLS = ("DATABASE_URL", "MIGRATE_DATABASE_URL", "DIRECT_DATABASE_URL")
 NO_URLS = (
     SECRET,

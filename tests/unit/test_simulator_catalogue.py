@@ -56,6 +56,7 @@ KNOWN: dict[str, tuple[int | None, int | None, int, bool | None, str]] = {
     "message_permission": (230, None, 403, None, "(#230)"),
     "application_limit_temporary": (341, None, 400, None, "limit reached"),
     "blocked": (368, None, 400, None, "deemed abusive"),
+    "outside_window": (10, 2018278, 400, None, "outside of allowed window"),
     "unavailable_person": (551, None, 400, None, "isn't available right now"),
     "call_rate": (613, None, 400, None, "Calls to this api have exceeded the rate limit"),
     "inconsistent_volume": (613, 1996, 400, None, "rate limit"),

@@ -247,13 +247,95 @@ def test_attachments_of_rows_from_webhooks_only_are_counted_as_unchecked(mirror:
     assert counts(mirror.verdict()) == (0, 0, 1)
 
 
-def test_a_message_nobody_can_read_is_no_loss(mirror: Mirror) -> None:
-    thread = mirror.truth[0]
-    hidden = replace(thread.messages[0], readable=False)
-    mirror.truth[0] = replace(thread, messages=(hidden, *thread.messages[1:]))
-    mirror.messages = [row for row in mirror.messages if row.message_id != hidden.message_id]
+def hide(mirror: Mirror, count: int, **change: Any) -> TruthConversation:
+    """Make the `count` oldest messages of the longest thread unreadable, and take them out of the mirror."""
+    at = max(range(len(mirror.truth)), key=lambda one: len(mirror.truth[one].messages))
+    thread = mirror.truth[at]
+    alive = [message for message in thread.messages if not message.deleted]
+    hidden = {message.message_id for message in alive[:count]}
+    messages = tuple(replace(one, readable=one.message_id not in hidden) for one in thread.messages)
+    mirror.truth[at] = replace(thread, messages=messages, **change)
+    mirror.messages = [row for row in mirror.messages if row.message_id not in hidden]
+    left = alive[count:]
+    mirror.conversations[at] = replace(
+        mirror.conversations[at],
+        message_count=len(left),
+        last_message=left[-1].text or None if left else None,
+    )
+    return mirror.truth[at]
+
+
+def change(mirror: Mirror, thread: TruthConversation, **to: Any) -> None:
+    at = next(n for n, row in enumerate(mirror.conversations) if row.sender_id == thread.sender_id)
+    mirror.conversations[at] = replace(mirror.conversations[at], **to)
+
+
+def test_messages_nobody_can_read_are_no_loss_but_counted(mirror: Mirror) -> None:
+    hide(mirror, 3)
     verdict = mirror.verdict()
-    assert (verdict.missing, verdict.unreadable) == (0, 1)
+    assert verdict.clean, verdict.examples
+    assert (verdict.unreadable, verdict.hidden) == (3, 0)
+
+
+def test_a_mirror_that_says_it_has_all_of_what_nobody_can_read_is_convicted(mirror: Mirror) -> None:
+    thread = hide(mirror, 3)
+    newest = thread.messages[-1].second
+    change(mirror, thread, complete_at=newest)
+    verdict = mirror.verdict()
+    assert counts(verdict) == (0, 0, 1)
+    assert "complete, but it lacks 3 messages" in verdict.examples[0]["detail"]
+    # It said so before they were written: that is no lie.
+    change(mirror, thread, complete_at=thread.messages[0].second - 1)
+    assert mirror.verdict().clean
+
+
+def test_a_mirror_that_says_it_has_all_and_has_it_is_acquitted(mirror: Mirror) -> None:
+    for thread in mirror.truth:
+        change(mirror, thread, complete_at=thread.messages[-1].second)
+    assert mirror.verdict().clean
+
+
+def test_a_mirror_that_counts_messages_it_lacks_is_convicted(mirror: Mirror) -> None:
+    thread = hide(mirror, 3)
+    change(mirror, thread, message_count=thread.message_count)
+    assert counts(mirror.verdict()) == (0, 0, 1)
+
+
+def test_what_nobody_can_read_is_compared_where_a_webhook_told_it(mirror: Mirror) -> None:
+    told = mirror.messages[:]
+    thread = hide(mirror, 3)
+    kept = next(row for row in told if row.message_id == thread.messages[0].message_id)
+    mirror.messages.append(kept)
+    assert counts(mirror.verdict()) == (0, 0, 1), "it counts one more than it has"
+    change(mirror, thread, message_count=thread.message_count - 2)
+    verdict = mirror.verdict()
+    assert verdict.clean, verdict.examples
+    assert verdict.unreadable == 2
+    mirror.messages[-1] = replace(kept, text="something else")
+    assert counts(mirror.verdict()) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("count", [3, 10_000])
+def test_a_thread_that_is_listed_must_be_there_however_little_of_it_can_be_read(
+    mirror: Mirror, count: int
+) -> None:
+    thread = hide(mirror, count)
+    assert mirror.verdict().clean
+    mirror.conversations = [row for row in mirror.conversations if row.sender_id != thread.sender_id]
+    verdict = mirror.verdict()
+    readable = sum(message.readable and not message.deleted for message in thread.messages)
+    assert verdict.missing == 1
+    assert verdict.differing == readable, "its readable messages are filed under nobody"
+    assert verdict.hidden == 0
+
+
+def test_a_thread_that_is_listed_to_nobody_may_lack_and_is_counted(mirror: Mirror) -> None:
+    thread = hide(mirror, 10_000, listed=False)
+    mirror.conversations = [row for row in mirror.conversations if row.sender_id != thread.sender_id]
+    verdict = mirror.verdict()
+    assert verdict.clean, verdict.examples
+    assert verdict.hidden == 1
+    assert verdict.unreadable == sum(not message.deleted for message in thread.messages)
 
 
 async def test_truth_is_fetched_in_parts() -> None:

@@ -44,8 +44,8 @@ async def insert(connection: Connection, thread: dict[str, Any]) -> None:
         """
         insert into convsync.messenger_conversations
           (page_id, sender_id, sender_name, thread_id, last_message, last_message_id, last_message_time,
-           message_count)
-        values (%s, %s, %s, %s, %s, %s, to_timestamp(%s), %s) returning conversation_id
+           message_count, history_complete_at)
+        values (%s, %s, %s, %s, %s, %s, to_timestamp(%s), %s, now()) returning conversation_id
         """,
         [
             PAGE,
@@ -187,6 +187,28 @@ async def test_a_planted_fault_is_convicted(
     assert cursor.rowcount == 1
     verdict = await compare(mirror, truth, PAGE)
     assert counts(verdict) == expected, verdict.examples
+
+
+async def test_a_claim_to_have_all_of_what_nobody_can_read_is_convicted(
+    mirror: Connection, truth: list[dict[str, Any]]
+) -> None:
+    longest = max(truth, key=lambda one: len(one["messages"]))
+    alive = [message for message in longest["messages"] if not message["deleted"]]
+    hidden = [message["id"] for message in alive[:4]]
+    messages = [message | {"readable": message["id"] not in hidden} for message in longest["messages"]]
+    told = [longest | {"messages": messages} if one is longest else one for one in truth]
+    await mirror.execute(
+        "delete from convsync.contact_interaction_events where message_id = any(%s)", [hidden]
+    )
+    claim = "update convsync.messenger_conversations set message_count = %s, history_complete_at = {} "
+    where = "where thread_id = %s"
+    values = [len(alive) - 4, longest["thread_id"]]
+    await mirror.execute((claim.format("now()") + where).encode(), values)
+    assert counts(await compare(mirror, told, PAGE)) == (0, 0, 1)
+    await mirror.execute((claim.format("null") + where).encode(), values)
+    honest = await compare(mirror, told, PAGE)
+    assert honest.clean, honest.examples
+    assert honest.unreadable == 4
 
 
 async def test_other_pages_do_not_count(mirror: Connection, truth: list[dict[str, Any]]) -> None:

@@ -84,7 +84,7 @@ def test_no_rate_is_no_limit() -> None:
     clock = Clock()
     limits = PageLimits(0, clock=clock)
     assert not any(drive(limits, clock, [0.0] * 1000))
-    assert limits.usage() is None
+    assert limits.usage() == []
 
 
 def test_one_call_for_many_ids_counts_as_many() -> None:
@@ -97,23 +97,20 @@ def test_usage_rises_and_ends_in_a_block_that_calls_prolong() -> None:
     clock = Clock()
     limits = PageLimits(0, 100, clock=clock)
     drive(limits, clock, [1.0] * 9)
-    assert limits.usage() is None, "little use shows no header"
+    assert limits.usage() == [], "little use shows no header"
     drive(limits, clock, [1.0] * 41)
-    half = limits.usage()
-    assert half is not None
+    (half,) = limits.usage()
     assert (half["type"], half["call_count"], half["estimated_time_to_regain_access"]) == ("messenger", 50, 0)
     assert not any(drive(limits, clock, [1.0] * 50))
     refused = limits.check()
     assert refused is not None
     assert refused.code == 80006
-    blocked = limits.usage()
-    assert blocked is not None
+    (blocked,) = limits.usage()
     assert blocked["call_count"] >= 100
     first_wait = blocked["estimated_time_to_regain_access"]
     assert 50 <= first_wait <= 60
     drive(limits, clock, [30.0] * 60)
-    later = limits.usage()
-    assert later is not None
+    (later,) = limits.usage()
     assert later["estimated_time_to_regain_access"] > first_wait - 30, (
         "calls during the block push its end out"
     )
@@ -246,3 +243,48 @@ async def test_tokens_of_people_and_apps_have_an_allowance_of_their_own() -> Non
         assert (status, document["error"]["code"]) == (403, 4)
         assert json.loads(headers["X-App-Usage"])["call_count"] > 100
         assert (await reader.call(reader.list))[0] == 200, "a Page's token is not under it"
+
+
+async def test_a_person_has_an_allowance_of_their_own() -> None:
+    async with reading(graph=GraphRules(user_hourly_calls=3)) as reader:
+        config = reader.simulator.config
+        for _ in range(3):
+            assert (await reader.call("me/accounts", access_token=config.graph.user_token))[0] == 200
+        error = await reader.error("me/accounts", access_token=config.graph.user_token)
+        assert (error["http"], error["code"]) == (400, 17)
+        assert (await reader.call("debug_token", input_token="x", access_token=config.app_token))[0] == 200
+        assert (await reader.call("me"))[0] == 200, "the Page's token is not the person's"
+
+
+async def test_calls_about_a_page_have_an_allowance_and_its_end_depends_on_the_token() -> None:
+    async with reading(pages=default_pages(2), graph=GraphRules(pages_hourly_calls=20)) as reader:
+        simulator = reader.simulator
+        user_token = simulator.config.graph.user_token
+        psid = next(one.psid for one in simulator.population.conversations if one.kind == "normal")
+        paths = ("me", psid, "me/subscribed_apps", reader.page_id)
+        percents = []
+        for number in range(12):
+            status, _, headers = await reader.call(paths[number % 4])
+            assert status == 200
+            usage = json.loads(headers.get("X-Business-Use-Case-Usage", "{}")).get(reader.page_id)
+            percents.append(usage and usage[0]["call_count"])
+            assert not usage or usage[0]["type"] == "pages"
+        assert percents == [None] * 9 + [50, 55, 60]
+        # The person's calls about the Page count as well, singly, and those of Messenger do not.
+        ids = ",".join(page.page_id for page in simulator.config.pages)
+        for _ in range(8):
+            assert (await reader.call("", ids=ids, access_token=user_token))[0] == 200
+            assert (await reader.call(reader.list))[0] == 200
+
+        status, document, headers = await reader.call(reader.page_id, access_token=user_token)
+        assert (status, document["error"]["code"]) == (400, 32)
+        assert json.loads(headers["X-Page-Usage"])["call_count"] > 100
+        for path in paths:
+            status, document, headers = await reader.call(path)
+            assert (status, document["error"]["code"]) == (400, 80001)
+        kinds = {one["type"]: one for one in json.loads(headers["X-Business-Use-Case-Usage"])[reader.page_id]}
+        assert kinds["pages"]["call_count"] == 125, "refused calls count too"
+        assert 59 <= kinds["pages"]["estimated_time_to_regain_access"] <= 60
+        assert (await reader.call(reader.list))[0] == 200, "Messenger has an allowance of its own"
+        assert (await reader.call("me", access_token=simulator.config.pages[1].token))[0] == 200
+        assert [one.refused for one in simulator.calls.calls][-7:] == [*[True] * 5, False, False]

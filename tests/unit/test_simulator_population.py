@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import unicodedata
 from datetime import UTC, datetime, timedelta
@@ -100,6 +101,66 @@ def test_a_hundred_thousand_conversations_start_at_once() -> None:
     inbox = population(conversations=100_000, mean=30)
     assert time.process_time() - started < 5
     assert len(inbox.conversations) == 100_000
+
+
+def test_a_conversation_is_made_when_it_is_looked_at_and_is_one_object() -> None:
+    inbox = population(conversations=3000, mean=3)
+    made = [one for one in gc.get_objects() if isinstance(one, Conversation) and one.population is inbox]
+    assert made == []
+    thread = inbox.conversations[1234]
+    assert inbox.conversations[1234] is thread
+    assert inbox.conversation(thread.thread_id) is thread
+    assert thread in inbox.newest_first(3000)[0]
+    assert inbox.conversation_with(inbox.conversations[0].psid) is inbox.conversations[0]
+    assert [one.index for one in inbox.conversations[2998:5000]] == [2998, 2999]
+    assert inbox.conversations[-1].index == 2999
+
+
+def test_every_conversation_is_found_by_its_ids_and_by_no_others() -> None:
+    inbox = population(conversations=500, mean=1)
+    for one in inbox.conversations:
+        assert inbox.conversation(one.thread_id) is one
+        assert inbox.conversation_with(one.psid) is (one if one.customer_id else None)
+    thread = inbox.conversations[7]
+    beyond = inbox.scramble(500, 7)
+    for text in (
+        f"t_{beyond}",
+        f"t_{inbox.scramble(7, 7) + 1}",
+        f"t_0{thread.thread_id[2:]}",
+        f"t_{thread.psid}",
+        f"t_+{thread.thread_id[2:]}",
+        thread.thread_id[2:],
+        f"{thread.thread_id}\n",
+        "t_",
+        "t_٧",
+        "t_" + "9" * 5000,
+    ):
+        assert inbox.conversation(text) is None, text
+    for text in (thread.thread_id, thread.thread_id[2:], "", "3", str(inbox.scramble(500, 3)), "²"):
+        assert inbox.conversation_with(text) is None, text
+
+
+def test_what_happened_to_a_conversation_is_not_forgotten_when_nobody_looks() -> None:
+    inbox = population(conversations=60, mean=4)
+    names = [one.name for one in inbox.conversations]
+    total = inbox.message_total()
+    inbox.rename(inbox.conversations[3], "Somebody Else")
+    unread = next(one for one in inbox.conversations if inbox.unread_count(one))
+    inbox.read(unread, by="page")
+    read = unread.index
+    inbox.new_message(inbox.conversations[9], "in", "hello")
+    inbox.unsend(inbox.all_messages(inbox.conversations[20])[0].message_id)
+    inbox.new_message(None, "in", "first")
+    del unread
+    gc.collect()
+    assert [one.name for one in inbox.conversations][:60] == [*names[:3], "Somebody Else", *names[4:]]
+    assert inbox.unread_count(inbox.conversations[read]) == 0
+    assert inbox.newest_first(2)[0] == [inbox.conversations[60], inbox.conversations[9]]
+    assert inbox.all_messages(inbox.conversations[9])[-1].text == "hello"
+    assert inbox.message_total() == total + 1 == sum(one.message_count for one in inbox.conversations)
+    keys = [one.key for one in inbox.newest_first(100)[0]]
+    assert keys == sorted(keys, reverse=True)
+    assert len(set(keys)) == 61
 
 
 def test_an_empty_inbox_is_an_inbox() -> None:

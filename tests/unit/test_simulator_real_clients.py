@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -19,7 +20,7 @@ from facebook_business.adobjects.unifiedthread import UnifiedThread
 from facebook_business.api import Cursor, FacebookAdsApi, FacebookResponse
 from facebook_business.exceptions import FacebookRequestError
 from facebook_business.session import FacebookSession
-from pyfacebook import FacebookApi, FacebookError
+from pyfacebook import FacebookApi, FacebookError, LibraryError
 
 from convsync.simulator import Simulator, SimulatorConfig
 
@@ -70,14 +71,22 @@ async def truth(simulator: Simulator) -> dict[str, Any]:
         return {one["thread_id"]: one for one in json.loads(await answer.read())["conversations"]}
 
 
-Read = tuple[str, str, str | None, list[str], str | None, str | None]
+Read = tuple[str, str, str, str | None, list[str], str | None, str | None]
+Person = tuple[str | None, str] | None
+Thread = tuple[int, str, Person, list[Read]]
 
 
-def known(thread: dict[str, Any]) -> list[Read]:
-    """What the truth says of a thread's messages, newest first."""
-    return [
+def moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
+def known(thread: dict[str, Any]) -> Thread:
+    """What the truth says of a thread: length, time, person, and its messages, newest first."""
+    person = None if thread["kind"] == "gone" else (thread["customer_id"], thread["name"] or "")
+    messages = [
         (
             message["id"],
+            moment(message["created_time"]),
             message["text"],
             message["from_id"],
             message["attachment_ids"],
@@ -86,6 +95,7 @@ def known(thread: dict[str, Any]) -> list[Read]:
         )
         for message in reversed(thread["messages"])
     ]
+    return (thread["message_count"], moment(thread["updated_time"]), person, messages)
 
 
 def seen(message: Any) -> Read:
@@ -93,12 +103,20 @@ def seen(message: Any) -> Read:
     attachments = message.get("attachments", {"data": []})["data"]
     return (
         message["id"],
+        message["created_time"],
         message["message"],
         author.get("id"),
         [one["id"] for one in attachments],
         message.get("sticker"),
         author.get("email"),
     )
+
+
+def customer(people: list[dict[str, Any]], page_id: str) -> Person:
+    """Whoever takes part beside the Page."""
+    others = [one for one in people if one.get("id") != page_id]
+    assert len(others) <= 1
+    return (others[0].get("id"), others[0].get("name", "")) if others else None
 
 
 # -- Meta's SDK
@@ -120,8 +138,15 @@ def all_messages(thread: UnifiedThread, api: FacebookAdsApi) -> list[Read]:
 async def test_metas_sdk_reads_the_whole_population_and_it_is_the_truth(
     simulator: Simulator, sdk: FacebookAdsApi
 ) -> None:
-    def walk() -> dict[str, tuple[int, list[Read]]]:
-        threads: Cursor = Page(simulator.page.page_id, api=sdk).get_conversations(
+    page_id = simulator.page.page_id
+
+    def read(thread: UnifiedThread) -> Thread:
+        people = thread["participants"]["data"] if "participants" in thread else []
+        messages = all_messages(thread, sdk)
+        return (thread["message_count"], thread["updated_time"], customer(people, page_id), messages)
+
+    def walk() -> dict[str, Thread]:
+        threads: Cursor = Page(page_id, api=sdk).get_conversations(
             fields=[
                 "id",
                 "updated_time",
@@ -131,14 +156,12 @@ async def test_metas_sdk_reads_the_whole_population_and_it_is_the_truth(
             ],
             params={"platform": "MESSENGER", "limit": 7},
         )
-        return {one["id"]: (one["message_count"], all_messages(one, sdk)) for one in threads}
+        return {one["id"]: read(one) for one in threads}
 
-    read = await asyncio.to_thread(walk)
+    found = await asyncio.to_thread(walk)
     right = await truth(simulator)
-    assert read == {
-        thread_id: (thread["message_count"], known(thread)) for thread_id, thread in right.items()
-    }
-    assert sum(len(messages) for _, messages in read.values()) == simulator.population.message_total()
+    assert found == {thread_id: known(thread) for thread_id, thread in right.items()}
+    assert sum(len(thread[-1]) for thread in found.values()) == simulator.population.message_total()
     assert sdk.get_num_requests_succeeded() == sdk.get_num_requests_attempted() > 6
 
 
@@ -174,6 +197,31 @@ async def test_metas_sdk_understands_the_errors(simulator: Simulator, sdk: Faceb
     simulator.faults.add("/conversations", "html", times=1, body="<h1>Service Unavailable</h1>")
     garbage = await asyncio.to_thread(refused, page.get_conversations)
     assert (garbage.http_status(), garbage.api_error_code()) == (502, None)
+
+
+async def test_metas_sdk_is_told_of_a_block_and_of_a_cursor_that_died_in_mid_walk(
+    simulator: Simulator, sdk: FacebookAdsApi
+) -> None:
+    page = Page(simulator.page.page_id, api=sdk)
+
+    def walk(read: list[str]) -> FacebookRequestError:
+        with pytest.raises(FacebookRequestError) as told:
+            read += (one["id"] for one in page.get_conversations(params={"limit": 10}))
+        error: FacebookRequestError = told.value
+        return error
+
+    read: list[str] = []
+    simulator.faults.add("/conversations.*after=", "dead_cursor", after=1, times=1)
+    died = await asyncio.to_thread(walk, read)
+    assert (died.api_error_code(), died.http_status()) == (100, 400)
+    simulator.faults.add("/conversations", "block", times=1, seconds=600)
+    for calls in (100, 101):
+        blocked = await asyncio.to_thread(walk, read)
+        assert blocked.api_error_code() == 80006
+        assert "Wait a bit and try again" in blocked.api_error_message()
+        (usage,) = json.loads(blocked.http_headers()["X-Business-Use-Case-Usage"])[simulator.page.page_id]
+        assert usage["call_count"] == calls
+        assert usage["estimated_time_to_regain_access"] >= 10
 
 
 async def test_metas_sdk_makes_batch_calls_and_each_item_answers_for_itself(
@@ -215,24 +263,34 @@ async def test_metas_sdk_makes_batch_calls_and_each_item_answers_for_itself(
 async def test_python_facebook_reads_the_whole_population_and_it_is_the_truth(
     simulator: Simulator, pyfacebook: FacebookApi
 ) -> None:
-    def walk() -> dict[str, tuple[int, list[Read]]]:
+    page_id = simulator.page.page_id
+
+    def walk() -> dict[str, Thread]:
         threads = pyfacebook.get_full_connections(
-            object_id=simulator.page.page_id, connection="conversations", count=None, limit=9
+            object_id=page_id, connection="conversations", count=None, limit=9
         )["data"]
         found = {}
         for thread in threads:
-            conversation = pyfacebook.conversation.get_info(thread["id"])
+            conversation = pyfacebook.conversation.get_info(
+                thread["id"], fields="id,message_count,updated_time,participants"
+            )
             messages = pyfacebook.get_full_connections(
                 object_id=thread["id"], connection="messages", count=None, limit=30, fields=MESSAGE_FIELDS
             )["data"]
-            found[conversation.id] = (conversation.message_count, [seen(message) for message in messages])
+            # Its own types: what is not in the answer is None there.
+            people = conversation.participants.data if conversation.participants else []
+            shown = [{n: v for n, v in one.to_dict().items() if v is not None} for one in people]
+            found[conversation.id] = (
+                conversation.message_count,
+                conversation.updated_time,
+                customer(shown, page_id),
+                [seen(message) for message in messages],
+            )
         return found
 
     read = await asyncio.to_thread(walk)
     right = await truth(simulator)
-    assert read == {
-        thread_id: (thread["message_count"], known(thread)) for thread_id, thread in right.items()
-    }
+    assert read == {thread_id: known(thread) for thread_id, thread in right.items()}
 
 
 async def test_python_facebook_reads_several_messages_by_id_into_its_own_types(
@@ -256,12 +314,37 @@ async def test_python_facebook_reads_several_messages_by_id_into_its_own_types(
 async def test_python_facebook_understands_the_errors_and_the_usage_header(
     simulator: Simulator, pyfacebook: FacebookApi
 ) -> None:
-    def refused(act: Callable[[], object]) -> FacebookError:
-        with pytest.raises(FacebookError) as told:
+    page_id = simulator.page.page_id
+
+    def refused(act: Callable[[], object]) -> LibraryError:
+        with pytest.raises(LibraryError) as told:
             act()
         return told.value
 
+    def walk() -> object:
+        return pyfacebook.get_full_connections(
+            object_id=page_id, connection="conversations", count=None, limit=9
+        )
+
     gone = await asyncio.to_thread(refused, lambda: pyfacebook.conversation.get_info("t_1"))
+    assert isinstance(gone, FacebookError)
     assert (gone.code, gone.error_subcode) == (100, 33)
     told = await asyncio.to_thread(pyfacebook.debug_token, simulator.page.token, simulator.config.app_token)
-    assert told["data"]["profile_id"] == simulator.page.page_id
+    assert told["data"]["profile_id"] == page_id
+
+    simulator.faults.add("after=", "error", times=1, name="password_changed")
+    dead = await asyncio.to_thread(refused, walk)
+    assert isinstance(dead, FacebookError)
+    assert (dead.code, dead.error_subcode) == (190, 460)
+    assert dead.fbtrace_id
+
+    simulator.faults.add("/conversations", "html", times=1)
+    garbage = await asyncio.to_thread(refused, walk)
+    assert not isinstance(garbage, FacebookError)
+
+    simulator.faults.add("/conversations", "block", times=1, seconds=600)
+    blocked = await asyncio.to_thread(refused, walk)
+    assert isinstance(blocked, FacebookError)
+    assert blocked.code == 80006
+    limits = pyfacebook.rate_limit.get_limit(page_id, "messenger")
+    assert (limits.max_percent(), limits.estimated_time_to_regain_access) == (100, 10)

@@ -8,7 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +318,75 @@ async def test_big_page_starts_at_once_and_has_no_limit() -> None:
             status, body = await reader.call()
             assert (status, len(body["data"])) == (200, 25)
         assert len(simulator.population.conversations) == 100_000
+
+
+async def test_out_of_reach_some_threads_are_unlisted_and_old_messages_have_no_details() -> None:
+    async with started("out-of-reach") as simulator, client(simulator) as reader:
+        seen = {thread for page in await reader.walk() for thread in page}
+        unlisted = {one.thread_id for one in simulator.population.conversations} - seen
+        assert 0 < len(unlisted) <= 10
+        thread = max(simulator.population.conversations, key=lambda one: one.message_count)
+        fields = {"fields": "message", "limit": "30"}
+        _, body = await reader.call(f"{thread.thread_id}/messages", **fields)
+        assert [len(one) for one in body["data"]] == [2] * 20 + [1] * 10
+
+
+async def test_too_busy_to_list_single_threads_can_be_read() -> None:
+    async with started("too-busy-to-list") as simulator, client(simulator) as reader:
+        status, body = await reader.call()
+        assert (status, body["error"]["code"]) == (500, 1)
+        thread = next(one for one in simulator.population.conversations if one.customer_id)
+        assert (await reader.call(thread.thread_id))[0] == 200
+        _, body = await reader.call(user_id=str(thread.customer_id))
+        assert [one["id"] for one in body["data"]] == [thread.thread_id]
+
+
+async def test_dying_cursors_die_twice_and_the_front_is_always_there() -> None:
+    async with started("dying-cursors") as simulator, client(simulator) as reader:
+        codes, seen = [], set()
+        for _ in range(3):
+            query: dict[str, str] = {}
+            while True:
+                status, body = await reader.call(**query)
+                if status != 200:
+                    codes.append(body["error"]["code"])
+                    break
+                seen |= {one["id"] for one in body["data"]}
+                if "next" not in body["paging"]:
+                    break
+                query = {"after": body["paging"]["cursors"]["after"]}
+        assert codes == [100, 2642]
+        assert len(seen) == len(simulator.population.conversations)
+
+
+async def test_new_shapes_come_once_and_all_but_one_item_has_its_id() -> None:
+    async with started("new-shapes") as simulator, client(simulator) as reader:
+        fields = {"fields": "id,participants,updated_time"}
+        _, usual = await reader.call(limit="100", **fields)
+        _, other = await reader.call(limit="100", **fields)
+        assert {type(one["participants"]) for one in usual["data"] if "participants" in one} == {dict}
+        assert {type(one.get("participants")) for one in other["data"]} != {dict}
+        assert [one["id"] for one in usual["data"]].count("") == 0
+        assert sum("id" not in one for one in other["data"]) == 1
+
+
+async def test_slow_graph_is_late_then_slower_then_silent() -> None:
+    steps = load_scenario("slow-graph").config.timeline
+    assert [(step.what["action"], step.what.get("seconds")) for step in steps] == [
+        ("delay", 2),
+        ("trickle", 5),
+        ("hang", None),
+    ]
+    # The same in no time; a hang that ends is a 504.
+    quick = tuple(dataclasses.replace(step, what={**step.what, "seconds": 0}) for step in steps)
+    async with started("slow-graph", timeline=quick) as simulator, client(simulator) as reader:
+        for _ in range(8):
+            with suppress(json.JSONDecodeError):
+                await reader.call()
+        calls = list(simulator.calls.calls)
+        assert [one.fault for one in calls if one.fault] == [1, 2, 3]
+        assert [one.status for one in calls if one.fault] == [200, 200, 504]
+        assert [one.status for one in calls if not one.fault] == [200] * 5
 
 
 # -- the format

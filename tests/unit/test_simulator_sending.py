@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from graph_reader import GraphReader, reading
 
+from convsync.simulator.rules import GraphRules
+
 
 class Receiver:
     """A callback that keeps what it gets."""
@@ -52,7 +54,11 @@ async def reader(receiver: Receiver) -> AsyncIterator[GraphReader]:
 
 
 def somebody(reader: GraphReader) -> str:
-    return next(one.psid for one in reader.simulator.population.conversations if one.kind == "normal")
+    """A person who has written just now."""
+    population = reader.simulator.population
+    one = next(one for one in population.conversations if one.kind == "normal")
+    population.new_message(one, "in", "hello?")
+    return one.psid
 
 
 @pytest.mark.parametrize("form", [False, True])
@@ -108,7 +114,7 @@ async def test_attachments_replies_and_actions_are_sent(reader: GraphReader, rec
     assert len(receiver.events) == 2
     conversation = reader.simulator.population.conversation_with(psid)
     assert conversation is not None
-    reader.simulator.population.new_message(conversation, "in", "hello?")
+    reader.simulator.population.new_message(conversation, "in", "and now?")
     assert (await reader.ok(conversation.thread_id, fields="unread_count"))["unread_count"] == 1
     seen = await reader.ok(path, "POST", recipient=person, sender_action="mark_seen")
     assert seen == {"recipient_id": psid}
@@ -141,6 +147,50 @@ async def test_what_cannot_be_sent_is_refused_and_nothing_appears(
     assert (await reader.error("me/messages", "POST", **person_sends))["error_subcode"] == 33
     assert reader.simulator.population.message_total() == before
     assert receiver.events == []
+
+
+HOUR = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("hours", "tag", "refused"),
+    [
+        (23.9, None, False),
+        (24.1, None, True),
+        (24.1, "HUMAN_AGENT", False),
+        (7 * 24 + 0.1, "HUMAN_AGENT", True),
+        (0.1, "CONFIRMED_EVENT_UPDATE", True),
+    ],
+)
+async def test_a_page_may_write_to_a_person_for_a_day_and_an_agent_for_a_week(
+    reader: GraphReader, hours: float, tag: str | None, refused: bool
+) -> None:
+    population = reader.simulator.population
+    thread = next(one for one in population.conversations if one.kind == "normal")
+    _, message = population.new_message(thread, "in", "are you there?")
+    # What the Page writes does not open it again.
+    population.new_message(thread, "out", "yes")
+    population.moment = message.created_ms + int(hours * HOUR)
+    tagged = {} if tag is None else {"messaging_type": "MESSAGE_TAG", "tag": tag}
+    send = {"recipient": json.dumps({"id": thread.psid}), "message": '{"text": "hello"}', **tagged}
+    before = population.message_total()
+    if not refused:
+        await reader.ok("me/messages", "POST", **send)
+        return
+    error = await reader.error("me/messages", "POST", **send)
+    known_tag = tag in (None, "HUMAN_AGENT")
+    assert (error["code"], error.get("error_subcode")) == ((10, 2018278) if known_tag else (100, None))
+    assert population.message_total() == before
+
+
+async def test_who_never_wrote_is_not_written_to_unless_there_is_no_window() -> None:
+    for window in (True, False):
+        rules = GraphRules(messaging_window=window)
+        async with reading(conversations=0, graph=rules) as reader:
+            thread, _ = reader.simulator.population.new_message(None, "out", "welcome")
+            send = {"recipient": json.dumps({"id": thread.psid}), "message": '{"text": "hello"}'}
+            status, document, _ = await reader.call("me/messages", "POST", **send)
+            assert status == (400 if window else 200), document
 
 
 async def test_the_echo_comes_before_the_answer_or_after_it(receiver: Receiver) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,13 +28,13 @@ from convsync.errors import (
 )
 from convsync.facts import Message, Thread
 from convsync.graph.catalogue import TIMEOUT
-from convsync.graph.client import GraphAnswer
+from convsync.graph.client import PARSED_IN_A_THREAD, GraphAnswer
 from convsync.graph.errors import GraphError
 from convsync.graph.usage import Usage
+from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Time
 from convsync.sync.retry import BUDGETS, Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
-from convsync.sync.sizes import Size, SizeMemory
 
 PAGE = "700100"
 EPOCH = datetime(2026, 11, 20, tzinfo=UTC)
@@ -113,6 +114,12 @@ class Grant:
 
 
 @dataclass
+class RequestSize:
+    size_limit: int
+    nested: int
+
+
+@dataclass
 class Token:
     sealed: bytes | None
     state: str = "unchecked"
@@ -147,6 +154,8 @@ class Store:
         self.renewals = 0
         self.resume_after: float | None = None
         self.slow_answers = 0.0
+        self.steps: Counter[str] = Counter()
+        self.refused: dict[tuple[str, str], int] = {}
         self.trouble: dict[str, list[ConvsyncError]] = {}
         """Errors the named functions raise before they work again."""
 
@@ -253,6 +262,43 @@ class Store:
     async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
         await self._enter("get_sync_run")
         return {"request_id": self.begun["request_id"]}
+
+    async def request_size(
+        self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int
+    ) -> RequestSize:
+        await self._enter("request_size")
+        steps = self._steps(full_limit, full_nested)
+        tried = max(self.steps[kind], self.refused.get((kind, place), -1) + 1)
+        return RequestSize(*steps[min(tried, len(steps) - 1)])
+
+    async def record_request_size(
+        self,
+        *,
+        page_id: str,
+        kind: str,
+        place: str,
+        size_limit: int,
+        nested: int,
+        outcome: str,
+        full_limit: int,
+        full_nested: int,
+    ) -> bool:
+        """As the database does it, but that every success makes the next request larger."""
+        await self._enter("record_request_size")
+        steps = self._steps(full_limit, full_nested)
+        step = steps.index((size_limit, nested))
+        if outcome == "accepted":
+            self.steps[kind] = max(self.steps[kind] - 1, 0)
+            return True
+        self.steps[kind] = max(self.steps[kind], min(step + 1, len(steps) - 1))
+        if outcome == "refused":
+            self.refused[kind, place] = max(self.refused.get((kind, place), -1), step)
+        return step + 1 < len(steps)
+
+    @staticmethod
+    def _steps(limit: int, nested: int) -> list[tuple[int, int]]:
+        halves = [limit >> shift for shift in range(limit.bit_length())]
+        return [(half, messages) for messages in dict.fromkeys((nested, 0)) for half in halves]
 
     async def resumable_syncs(self) -> list[Resumable]:
         await self._enter("resumable_syncs")
@@ -524,8 +570,6 @@ async def test_too_much_data_is_halved_and_never_asked_for_twice(clock: Clock) -
     refused = [(call.after, call.limit) for call in it.graph.calls if call.limit > 3 and call.nested]
     assert len(refused) == len(set(refused))
     assert [limit for _, limit in refused[:3]] == [25, 12, 6]
-    # growing again was tried, and less and less often
-    assert 3 < len(refused) < 8
 
 
 async def test_a_refused_size_is_not_asked_for_again_though_others_succeed_with_it(clock: Clock) -> None:
@@ -652,6 +696,48 @@ async def test_without_a_token_the_run_fails_without_a_call(
     it.store.trouble, it.store.token = trouble, token
     assert await it.run() == Outcome(1, "failed", reason)
     assert it.graph.calls == []
+
+
+@pytest.mark.parametrize("size", [1000, PARSED_IN_A_THREAD + 1])
+async def test_a_large_answer_is_read_beside_the_loop(clock: Clock, size: int) -> None:
+    """Turning megabytes into facts takes as long as parsing them; webhooks are answered meanwhile."""
+    it = world(clock, [3])
+    it.store.status = "running"
+    control = Control(time=clock.time, lease_until=60)
+    caller = Caller(
+        store=it.store,  # type: ignore[arg-type]
+        graph=it.graph,
+        page_id=PAGE,
+        run_id=None,
+        fence=None,
+        lane="repair",
+        calls_per_second=0,
+        token="token",
+        control=control,
+    )
+    honest = it.graph.get
+
+    async def sized(*call: Any) -> GraphAnswer:
+        return replace(await honest(*call), size=size)
+
+    it.graph.get = sized  # type: ignore[method-assign]
+    params = {"limit": 1, "fields": "id"}
+    thread = await caller.call(f"{PAGE}/conversations", params, lambda answer, at: threading.get_ident())
+    assert (thread != threading.get_ident()) is (size > PARSED_IN_A_THREAD)
+
+
+async def test_each_failure_is_logged_with_what_metas_support_asks_for(clock: Clock) -> None:
+    it = world(clock, [3])
+    it.graph.faults.append(once(lambda path, params: error(2, "down", trace_id="T1", request_id="R1")))
+    with capture_logs() as logs:
+        assert (await it.run()).status == "succeeded"
+    (failed,) = [entry for entry in logs if entry["event"] == "graph_call_failed"]
+    assert {
+        "trace_id": "T1",
+        "request_id": "R1",
+        "code": 2,
+        "entry": "service_unavailable",
+    }.items() <= failed["error"].items()
 
 
 # -- the budget
@@ -972,36 +1058,7 @@ async def test_what_a_person_interrupted_rests_before_others_go_on(clock: Clock,
     assert (it.store.status, it.store.reason, it.store.resume_after) == ("paused", "interrupted", 60)
 
 
-# -- sizes
-
-
-def test_sizes_shrink_to_single_items_and_then_do_without_messages() -> None:
-    memory = SizeMemory(Size(8, 25))
-    seen = [memory.current]
-    while memory.refused(memory.current) is not None:
-        seen.append(memory.current)
-    assert [(size.limit, size.nested) for size in seen] == [
-        (8, 25), (4, 25), (2, 25), (1, 25), (8, 0), (4, 0), (2, 0), (1, 0)
-    ]  # fmt: skip
-
-
-def test_sizes_grow_back_after_successes() -> None:
-    memory = SizeMemory(Size(8, 25))
-    for _ in range(5):
-        memory.refused(memory.current)
-    while memory.current != memory.full:
-        before = memory.current
-        for _ in range(4):
-            assert memory.current == before
-            memory.accepted(memory.current)
-        assert memory.current.rank() > before.rank()
-
-
-def test_a_refusal_of_an_older_larger_request_does_not_shrink_twice() -> None:
-    memory = SizeMemory(Size(100))
-    assert memory.refused(Size(100)) == Size(50)
-    assert memory.refused(Size(100)) == Size(50)
-    assert memory.current == Size(50)
+# -- waiting
 
 
 def test_the_wait_before_a_retry_is_anything_up_to_a_growing_limit() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from convsync.tokens import TokenBox, TokenKeyError, key_from_file, new_key
+from secrets_hunt import marked
 
 PAGE = "104000000000001"
-TOKEN = "EAAtestPageToken0123456789"
+TOKEN = marked("EAAtestPageToken")
 
 
 def test_what_is_sealed_opens_with_the_same_key() -> None:

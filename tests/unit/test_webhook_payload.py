@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import orjson
@@ -850,3 +851,122 @@ def test_the_bytes_of_an_item_that_was_alone_are_those_that_came() -> None:
     (letter,) = parse(raw, RECEIVED).facts
     assert isinstance(letter, DeadLetter)
     assert letter.raw == raw
+
+
+# --- the bytes of one item among several
+
+
+ODD = {
+    "escapes": rb'{ "sender":{"id":"7"} ,"message":{"mid":"","mid":"\u0041\/\u0000\\"}, "x":"]}\"[{," }',
+    "numbers": rb'{"message":{"text":"\ud83d\udeb2 \ud800"}, "n":1.0e3,"big":1234567890123456789012 }',
+    "a string": b'"not an object: \\"],[ \xc3\xa4"',
+    "a list": b"[ 1 , [ ] , { } ]",
+    "nothing": b"null",
+    "deep": b'{"message":' + b"[" * 900 + b"]" * 900 + b"}",
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    ("channel", "kept"),
+    [
+        ("messaging", b'"messaging":[%b]'),
+        ("standby", b'"standby":[%b]'),
+        ("changes", b'"changes":[%b]'),
+        ("novel", b'"novel":[\t%b ,7]'),
+    ],
+)
+def test_the_bytes_of_an_item_among_others_are_those_that_came(odd: str, channel: str, kept: bytes) -> None:
+    good = json.dumps({**FROM_PERSON, "message": {"mid": MID}}).encode()
+    rest = b"7" if channel == "novel" else good
+    raw = (
+        b'{"entry":[3] , "object":"p\\u0061ge","more":{"a":[1]},"entry" : [ {"id":"9","standby":[%b]},'
+        b'{"%b":[7,7,7],"id" :%b, "time":1.70e9,"uid":"u","changed_fields":[],\n"%b" : [\t%b ,%b]}]}'
+    ) % (good, channel.encode(), PAGE.encode(), channel.encode().replace(b"e", b"\\u0065"), ODD[odd], rest)
+    letter = next(fact for fact in parse(raw, RECEIVED).facts if isinstance(fact, DeadLetter))
+    assert letter.raw == (
+        b'{"entry":[{"id":%b,"time":1.70e9,"uid":"u",%b}],"object":"p\\u0061ge","more":{"a":[1]}}'
+        % (PAGE.encode(), kept % ODD[odd])
+    )
+    assert parse(letter.raw, RECEIVED).facts == [letter]
+
+
+@st.composite
+def written(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> bytes:
+    """A JSON text, as odd as the grammar allows."""
+    chance = Random(draw(st.integers(0, 2**32)))  # noqa: S311 - to be repeatable, not secret
+
+    def space() -> bytes:
+        return chance.choice([b"", b"", b" ", b"\r\n\t"])
+
+    def text(one: str) -> bytes:
+        plain = json.dumps(one, ensure_ascii=chance.random() < 0.5)
+        try:
+            escaped = plain.encode()
+        except UnicodeEncodeError:  # a lone surrogate can only be escaped
+            escaped = json.dumps(one).encode()
+        return escaped.replace(b"/", chance.choice([b"/", b"\\/", b"\\u002F"]))
+
+    def write(one: Any) -> bytes:
+        if isinstance(one, dict):
+            pairs = [text(name) + space() + b":" + write(told) for name, told in one.items()]
+            if pairs and chance.random() < 0.3:
+                pairs.insert(0, text(next(iter(one))) + b':["told twice",{"a":"\\\\"}]')
+            core = b"{" + b",".join(pairs) + space() + b"}"
+        elif isinstance(one, list):
+            core = b"[" + b",".join(map(write, one)) + space() + b"]"
+        else:
+            core = text(one) if isinstance(one, str) else json.dumps(one).encode()
+        return space() + core + space()
+
+    return write(draw(values))
+
+
+def assembled(around: Event, entries: list[tuple[Event, dict[str, list[bytes]]]]) -> bytes:
+    def members(told: Event) -> list[bytes]:
+        return [json.dumps(name).encode() + b":" + json.dumps(value).encode() for name, value in told.items()]
+
+    whole = [
+        members(entry)
+        + [b'"%b":[%b]' % (name.encode(), b",".join(items)) for name, items in channels.items()]
+        for entry, channels in entries
+    ]
+    inside = b",".join(b"{" + b",".join(entry) + b"}" for entry in whole)
+    return b"{" + b",".join([*members({"object": "page", **around}), b'"entry":[%b]' % inside]) + b"}"
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["new", 'ne"w']), ANY_JSON),
+    st.lists(
+        st.tuples(
+            st.fixed_dictionaries(
+                {"id": st.sampled_from([PAGE, 12])},
+                optional={"time": ANY_JSON, "uid": SCALARS, "new": SCALARS},
+            ),
+            st.dictionaries(
+                st.sampled_from(["messaging", "standby", "changes"]),
+                st.lists(written(ANY_JSON | LIKELY), min_size=1, max_size=3),
+            ),
+        ),
+        max_size=3,
+    ),
+)
+def test_every_fact_has_the_bytes_of_its_item_and_of_no_other(
+    around: Event, entries: list[tuple[Event, dict[str, list[bytes]]]]
+) -> None:
+    delivery = parse(assembled(around, entries), RECEIVED)
+    facts = iter(delivery.facts)
+    for entry, channels in entries:
+        for channel in ("messaging", "standby", "changes"):
+            for item in channels.get(channel, ()):
+                alone = assembled(around, [(entry, {channel: [item]})])
+                for same in parse(alone, RECEIVED).facts:
+                    fact = next(facts)
+                    assert meaning(fact) == meaning(same)
+                    raw = fact.raw if isinstance(fact, DeadLetter) else delivery.bytes_of(fact)
+                    assert item.strip() in raw
+                    assert json.loads(raw) == json.loads(alone)
+        if not channels:
+            assert isinstance(next(facts), DeadLetter)  # the entry as a whole
+    assert next(facts, None) is None

@@ -50,7 +50,8 @@ async def open_database(settings: Settings, schema: Schema = "check") -> AsyncIt
     """
     if settings.database_url is not None:
         service = settings.database_url.get_secret_value()
-        owner = settings.migrate_database_url.get_secret_value() if settings.migrate_database_url else service
+        direct = settings.migrate_database_url or settings.direct_database_url or settings.database_url
+        owner = direct.get_secret_value()
         if schema != "leave" and not await installer.is_current(service):
             if schema == "check":
                 raise BehindError("the database is behind this release: run convsync migrate")

@@ -28,6 +28,7 @@ class ErrorClass(StrEnum):
     PERMISSION = "permission"  # a person has to grant or configure something
     GONE = "gone"  # the object does not exist, or not for us
     BAD_CURSOR = "bad_cursor"  # start that list again from its front
+    LISTING = "listing"  # the list is refused, single conversations are not
     BAD_REQUEST = "bad_request"  # our mistake, or Meta's schema moved
     UNKNOWN = "unknown"  # not in the catalogue
 
@@ -59,6 +60,9 @@ EMPTY: Final = "EmptyAnswer"
 UNREADABLE: Final = "UnreadableAnswer"
 TOO_LARGE: Final = "AnswerTooLarge"
 REDIRECT: Final = "Redirect"
+
+# Inferred: not one conversation is listed, and the Page answers otherwise.
+LISTING_REFUSED: Final = "ListingRefused"
 
 NO_WHOLE_ANSWER: Final = frozenset({TIMEOUT, TRUNCATED, EMPTY, UNREADABLE})
 """Failures that a smaller request may spare: Meta also runs out of time over pages that are too large."""
@@ -116,6 +120,16 @@ _WAITS: Final = "convsync waits as long as Meta says and goes on by itself"
 _ALONE: Final = "convsync tries again by itself"
 
 CATALOGUE: Final[tuple[Rule, ...]] = (
+    # "API calls to get all conversations fail. You can still call a single conversation"
+    # (Messenger Platform, rate limiting). With which error is told nowhere, so it is inferred.
+    Rule(
+        "listing_refused",
+        _C.LISTING,
+        "Meta does not list this Page's conversations, not even one at a time, and answers for the Page "
+        "otherwise: so it does with very busy Pages. What is mirrored stays and webhooks go on, but what "
+        "they miss is not found. Sync again when there is less traffic.",
+        type=LISTING_REFUSED,
+    ),
     # Asked for too much. Before everything else of code 1, whatever the subcode or the status.
     Rule(
         "too_much_data",
@@ -511,6 +525,22 @@ UNLISTED: Final = Rule(
     "Meta answered with an error that this release does not know. It is tried a few times; if it stays "
     "so, report it with Meta's text and the trace id.",
 )
+
+MAY_BE_REFUSED_LISTING: Final = frozenset(
+    {
+        "too_much_data",
+        "unknown_error",
+        "unknown_api_error",
+        "refused",
+        "timeout",
+        "truncated_answer",
+        "empty_answer",
+        "unreadable_answer",
+        "server_error",
+        "unlisted",
+    }
+)
+"""Entries that say nothing of their cause. When the list fails with one of them, it may be refused."""
 
 
 def classify(

@@ -16,6 +16,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -24,6 +25,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import structlog
+from multidict import CIMultiDict
 from yarl import URL
 
 from convsync.graph.catalogue import (
@@ -80,10 +82,9 @@ class _Head:
     html: bool = False
 
     @classmethod
-    def of(cls, response: aiohttp.ClientResponse) -> _Head:
-        headers = response.headers
+    def of(cls, status: int | None, headers: Mapping[str, str]) -> _Head:
         return cls(
-            response.status,
+            status,
             read_usage(headers),
             readable_id(headers.get("x-fb-trace-id")),
             readable_id(headers.get("x-fb-request-id")),
@@ -205,7 +206,7 @@ class GraphClient:
                 headers={"Authorization": f"Bearer {token}"},
                 allow_redirects=False,
             ) as response:
-                head = _Head.of(response)
+                head = _Head.of(response.status, response.headers)
                 body = await self._read(response)
         except _AnswerTooLargeError as error:
             raise failed(str(error), TOO_LARGE) from None
@@ -293,6 +294,42 @@ class GraphClient:
                 trace_id=head.trace_id,
                 graph_request_id=head.request_id,  # Meta's; request_id is of whom the run was begun for
             )
+
+
+def read_batch(items: list[Any]) -> list[GraphAnswer | GraphError]:
+    """Read the answers of a batch request: an array of `{"code", "headers", "body"}`, the body as JSON text.
+
+    Each has its own status, usage and error. One that is `null` was not answered in Meta's time.
+    """
+    return [_read_batch_item(item) for item in items]
+
+
+def _read_batch_item(item: Any) -> GraphAnswer | GraphError:
+    if item is None:
+        return GraphError("the item of a batch was not answered in time", type=TIMEOUT)
+    code = item.get("code") if isinstance(item, dict) else None
+    if isinstance(code, bool) or not isinstance(code, int):
+        return GraphError("the item of a batch has no status", type=UNREADABLE)
+    listed = item.get("headers")
+    pairs = [
+        (header["name"], header["value"])
+        for header in (listed if isinstance(listed, list) else [])
+        if isinstance(header, dict)
+        and isinstance(header.get("name"), str)
+        and isinstance(header.get("value"), str)
+    ]
+    head = _Head.of(code, CIMultiDict(pairs))
+    body = item.get("body")
+    data: Any = None
+    if isinstance(body, str):
+        with suppress(ValueError):
+            data = parse_json(body.encode("utf-8", "surrogatepass"))
+    if code == 200 and isinstance(data, dict) and "error" not in data:
+        size = len(body) if isinstance(body, str) else 0
+        return GraphAnswer(data, head.usage, code, 0, head.trace_id, head.version, head.request_id, size=size)
+    if code == 200 and not isinstance(data, dict):
+        return GraphError("the item of a batch is no JSON object", type=UNREADABLE, http_status=code)
+    return read_error(data, status=code, trace_id=head.trace_id, request_id=head.request_id, usage=head.usage)
 
 
 class _AnswerTooLargeError(Exception):

@@ -88,6 +88,23 @@ class GraphError(Exception):
         """What has happened and what to do about it, in a sentence for the operator."""
         return self.rule.told
 
+    def inferred(self, kind: str) -> GraphError:
+        """This error under another row of the catalogue, found by more than this one answer."""
+        return GraphError(
+            self.message,
+            code=self.code,
+            subcode=self.subcode,
+            http_status=self.http_status,
+            trace_id=self.trace_id,
+            request_id=self.request_id,
+            type=kind,
+            user_title=self.user_title,
+            user_message=self.user_message,
+            is_transient=self.is_transient,
+            usage=self.usage,
+            ms=self.ms,
+        )
+
     def explained(self) -> str:
         """The error for a person: what to do, and what Meta said."""
         return f"{self.told} [{self}]"

@@ -113,18 +113,18 @@ OptionalText: TypeAlias = Annotated[str | None, BeforeValidator(_read_text)]
 Items: TypeAlias = Annotated[list[Any], BeforeValidator(unwrap)]
 
 
-class _Node(BaseModel):
+class Node(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
-class Participant(_Node):
+class Participant(Node):
     """Somebody who takes part in a thread; of the Page's own kind or a customer."""
 
     id: GraphId
     name: OptionalText = None
 
 
-class Mention(_Node):
+class Mention(Node):
     """Somebody named in `from` or `to`; the id may be missing (a deleted account)."""
 
     id: OptionalId = None
@@ -139,7 +139,7 @@ def _read_mentions(value: Any) -> list[Any]:
     return [item for item in unwrap(value) if isinstance(item, dict)]
 
 
-class MessageNode(_Node):
+class MessageNode(Node):
     """One message. Its attachments, shares and so on stay as they came, in `model_extra`."""
 
     id: GraphId
@@ -149,7 +149,7 @@ class MessageNode(_Node):
     message: Any = None
 
 
-class ConversationNode(_Node):
+class ConversationNode(Node):
     """One thread of the list. Participants and messages are read one by one, elsewhere."""
 
     id: GraphId

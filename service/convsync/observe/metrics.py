@@ -35,6 +35,7 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _FACTS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 _SOURCES: Final = ("webhook", "sync", "sql", "import")
 _REASONS: Final = ("refused", "not_understood")
+_REFUSALS: Final = ("erased", "purged")
 _POOL: Final = {
     "pool_max": "convsync_pool_connections_max",
     "pool_size": "convsync_pool_connections",
@@ -318,6 +319,15 @@ class _ServiceCollector(Collector):
             oldest.add_metric([source, reason], one["oldest_seconds"] if one else 0)
         yield open_letters
         yield oldest
+        refused = CounterMetricFamily(
+            "convsync_refused_facts",
+            "Facts not stored, because their person was erased or they are of before a horizon.",
+            labels=["source", "reason"],
+        )
+        facts = {(one["source"], one["reason"]): one["facts"] for one in known.refused_facts}
+        for source, reason in itertools.product(_SOURCES, _REFUSALS):
+            refused.add_metric([source, reason], facts.get((source, reason), 0))
+        yield refused
         yield _gauge(
             "convsync_feed_held_back_changes",
             "Committed changes that an older open transaction holds back.",

@@ -18,10 +18,6 @@ from convsync.simulator.errors import GraphError
 _REDUCE = "Please reduce the amount of data you're asking for, then retry your request"
 _UNKNOWN = "An unknown error occurred"
 _SESSION = "Error validating access token: "
-_BUC = (
-    "There have been too many calls to this Page account. Wait a bit and try again. For more info, please "
-    f"refer to {errors.LIMITS_HELP}."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +93,8 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     # Throttled.
     "app_limit": Entry(errors.application_limit, "limits", "status"),
-    "user_limit": _entry("limits", 17, "(#17) User request limit reached", invented="status"),
-    "page_limit": _entry("limits", 32, "(#32) Page request limit reached"),
+    "user_limit": Entry(errors.user_limit, "limits", "text and status"),
+    "page_limit": Entry(errors.page_limit, "limits"),
     "call_rate": Entry(errors.too_fast, "conversations", "status"),
     "inconsistent_volume": _entry(
         "limits",
@@ -107,7 +103,7 @@ CATALOGUE: Mapping[str, Entry] = {
         subcode=1996,
         invented="text and status",
     ),
-    "pages_limit": _entry("limits", 80001, f"(#80001) {_BUC}", invented="status"),
+    "pages_limit": Entry(errors.too_many_page_calls, "limits", "status"),
     "messenger_limit": Entry(
         errors.too_many_messenger_calls, "conversations", "status, and the code at the head of the text"
     ),
@@ -242,6 +238,7 @@ CATALOGUE: Mapping[str, Entry] = {
         invented="status",
     ),
     "no_such_person": Entry(errors.no_such_person, "recorded", "status"),
+    "outside_window": Entry(errors.outside_window, "recorded"),
     "unavailable_person": _entry(
         "recorded", 551, "(#551) This person isn't available right now.", invented="status"
     ),

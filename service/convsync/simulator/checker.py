@@ -27,7 +27,9 @@ _CHUNK_CONVERSATIONS = 200
 _CHUNK_MESSAGES = 10_000
 
 _CONVERSATIONS = """
-select conversation_id, sender_id, sender_name, thread_id, last_message, message_count, deleted_at is not null
+select conversation_id, sender_id, sender_name, thread_id, last_message, message_count,
+       deleted_at is not null,
+       floor(extract(epoch from history_complete_at))::bigint
   from convsync.messenger_conversations
  where page_id = %(page_id)s
 """

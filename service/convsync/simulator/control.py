@@ -48,7 +48,8 @@ def truth_conversation(
     population: Population, conversation: Conversation, rules: GraphRules = DEFAULT_RULES
 ) -> dict[str, Any]:
     """What a mirror must hold of a thread, messages oldest first. `customer_id` and `name` are null where
-    Graph has none; `updated_time` is Unix milliseconds; `position` is where the truth is read on from.
+    Graph has none; `updated_time` is Unix milliseconds; `listed` false means that no walk sees it; `position`
+    is where the truth is read on from.
     """
     customer_id = conversation.customer_id
     listed = is_listed(conversation, rules.requests)
@@ -64,6 +65,7 @@ def truth_conversation(
         "customer_id": customer_id,
         "name": conversation.name,
         "kind": conversation.kind,
+        "listed": listed,
         "updated_time": conversation.updated_ms,
         "message_count": conversation.message_count,
         "unread_count": population.unread_count(conversation),

@@ -151,6 +151,34 @@ def application_limit() -> GraphError:
     return GraphError(4, "(#4) Application request limit reached", http=403)
 
 
+def user_limit() -> GraphError:
+    """The calls of a person are used up (text and status are not known for sure)."""
+    return GraphError(17, "(#17) User request limit reached")
+
+
+def page_limit() -> GraphError:
+    """The calls about a Page with a person's token are used up."""
+    return GraphError(32, "(#32) Page request limit reached")
+
+
+def too_many_page_calls() -> GraphError:
+    """The calls about a Page with its own token are used up."""
+    message = (
+        "(#80001) There have been too many calls to this Page account. Wait a bit and try again. For more "
+        f"info, please refer to {LIMITS_HELP}."
+    )
+    return GraphError(80001, message)
+
+
+def outside_window() -> GraphError:
+    """A send to somebody who has not written for too long (recorded in public issues)."""
+    message = (
+        "(#10) This message is sent outside of allowed window. Learn more about the new policy here: "
+        "https://developers.facebook.com/docs/messenger-platform/policy-overview"
+    )
+    return GraphError(10, message, subcode=2018278)
+
+
 def too_many_messenger_calls() -> GraphError:
     """The Page's Messenger allowance is used up."""
     message = (

@@ -86,14 +86,27 @@ def _count(call: GraphCall) -> None:
     state, log = call.state, call.log
     refusal = state.faults.blocks.check(log.page_id)
     log.blocked = refusal is not None
-    if refusal is None and call.page is None:
-        refusal = state.app_limits.check()
-    elif refusal is None and call.page is not None and is_conversations_call(call):
-        log.counted = True
-        refusal = state.limits[call.page.page_id].check(call.parameters.get("ids", "").count(",") + 1)
+    if refusal is None:
+        refusal = _over_the_limits(call)
         log.refused = refusal is not None
     if refusal is not None:
         raise refusal
+
+
+def _over_the_limits(call: GraphCall) -> GraphError | None:
+    state, ids = call.state, call.parameters.get("ids")
+    several = [] if call.segments or ids is None else [one for one in ids.split(",") if one]
+    if call.page is None:
+        refusal = state.person_limits.check(max(1, len(several)), by_person=call.is_persons)
+        pages = [state.limits[one] for one in (*call.segments[:1], *several) if one in state.limits]
+        refusals = [page.check_page(by_person=True) for page in pages]
+        return refusal or next((one for one in refusals if one is not None), None)
+    limits = state.limits[call.page.page_id]
+    if is_conversations_call(call):
+        call.log.counted = True
+        return limits.check(max(1, len(several)))
+    # What is sent has limits of its own, far above what anybody needs here.
+    return None if call.segments[1:] == ("messages",) else limits.check_page()
 
 
 async def _apply_before(fault: Fault, hit: Hit) -> web.StreamResponse | None:
@@ -124,13 +137,19 @@ def _add_headers(response: web.Response, call: GraphCall, trace: str) -> None:
     app_usage = blocks.app_usage()
     if call.page is not None:
         page_id = call.page.page_id
-        usage = [one for one in (blocks.usage(page_id), state.limits[page_id].usage()) if one is not None]
-        if usage:
-            # A block of the same kind takes the place of the everyday percentages.
-            kinds = {one["type"]: one for one in reversed(usage)}
+        kinds = {one["type"]: one for one in state.limits[page_id].usage()}
+        block = blocks.usage(page_id)
+        if block is not None:
+            # In the place of the everyday percentages of its kind.
+            kinds[block["type"]] = block
+        if kinds:
             headers["X-Business-Use-Case-Usage"] = json.dumps({page_id: list(kinds.values())})
-    elif app_usage is None:
-        app_usage = state.app_limits.usage()
+    else:
+        app_usage = app_usage or state.person_limits.usage()
+        limits = state.limits.get(call.segments[0]) if call.segments else None
+        page_usage = limits.page_usage() if limits is not None else None
+        if page_usage is not None:
+            headers["X-Page-Usage"] = json.dumps(page_usage)
     if app_usage is not None:
         headers["X-App-Usage"] = json.dumps(app_usage)
 

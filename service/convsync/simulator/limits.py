@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from convsync.simulator.errors import GraphError, application_limit, too_fast, too_many_messenger_calls
+from convsync.simulator.errors import (
+    GraphError,
+    application_limit,
+    page_limit,
+    too_fast,
+    too_many_messenger_calls,
+    too_many_page_calls,
+    user_limit,
+)
 
 # The network stretches and squeezes the gaps between calls that left evenly: a limiter that knows no mercy
 # would refuse an honest client. So a second's calls may come within 0.8 s, and ten seconds forgive one
@@ -28,35 +36,94 @@ _HOUR = 3600.0
 _HEADER_AFTER_CALLS = 10
 
 
+class Allowance:
+    """How many calls may be made in a rolling hour, None for no end. Refused calls count too: "continuing to
+    make calls will continue to increase your call count".
+    """
+
+    def __init__(self, hourly_calls: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.hourly_calls = hourly_calls
+        self._clock = clock
+        self._hour: deque[float] = deque()
+
+    @property
+    def used(self) -> int:
+        """Calls of the last hour, as of the last one."""
+        return len(self._hour)
+
+    def count(self, calls: int = 1) -> bool:
+        """Count calls that arrive now; whether all was used up before."""
+        now = self._clock()
+        while self._hour and self._hour[0] <= now - _HOUR:
+            self._hour.popleft()
+        exceeded = self.hourly_calls is not None and len(self._hour) >= self.hourly_calls
+        self._hour.extend([now] * calls)
+        return exceeded
+
+    def percent(self, otherwise: float = 0.0) -> int | None:
+        """How much of it, or of `otherwise` where it has no end, is used. None while little was ("endpoints
+        that receive enough requests"), or there is nothing to tell.
+        """
+        allowed = float(self.hourly_calls) if self.hourly_calls is not None else otherwise
+        if len(self._hour) < _HEADER_AFTER_CALLS or allowed <= 0:
+            return None
+        return int(100 * len(self._hour) / allowed)
+
+    def minutes(self) -> int:
+        """Until a call will be answered again: enough calls have left the hour. Each one made meanwhile adds
+        to it.
+        """
+        used = len(self._hour)
+        if not self.hourly_calls or used < self.hourly_calls:
+            return 0
+        frees = self._hour[used - self.hourly_calls]
+        return max(1, math.ceil((frees + _HOUR - self._clock()) / 60))
+
+    def usage(self, kind: str, otherwise: float = 0.0) -> dict[str, Any] | None:
+        """One entry of `X-Business-Use-Case-Usage`."""
+        percent = self.percent(otherwise)
+        if percent is None:
+            return None
+        return {
+            "type": kind,
+            "call_count": percent,
+            "total_cputime": percent // 3,
+            "total_time": percent // 2,
+            "estimated_time_to_regain_access": self.minutes(),
+        }
+
+
 class PageLimits:
     """The limits of one Page. `rate` is in calls per second, 0 for none.
 
-    `hourly_calls` None shows a header that rises with use but never blocks.
+    `hourly_calls` None shows a header that rises with use but never blocks. `pages_hourly_calls` is the
+    allowance of the calls that are not Messenger's: the Page itself, its subscriptions, profiles of people.
     """
 
     def __init__(
-        self, rate: float, hourly_calls: int | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float,
+        hourly_calls: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        pages_hourly_calls: int | None = None,
     ) -> None:
         self.rate = rate
-        self.hourly_calls = hourly_calls
         self.violations = 0
         """Calls refused so far."""
         self._clock = clock
         self._granted: deque[float] = deque()
-        self._hour: deque[float] = deque()
+        self._messenger = Allowance(hourly_calls, clock)
+        self._pages = Allowance(pages_hourly_calls, clock)
 
     def check(self, calls: int = 1) -> GraphError | None:
-        """Count calls that arrive now; the error they are refused with, or None.
+        """Count calls of the Conversations API that arrive now; the error they are refused with, or None.
 
         A call refused for its pace does not use up a slot, or a client that is too fast would never get
         through; it does count against the hour.
         """
         now = self._clock()
-        while self._hour and self._hour[0] <= now - _HOUR:
-            self._hour.popleft()
-        blocked = self.hourly_calls is not None and len(self._hour) >= self.hourly_calls
-        self._hour.extend([now] * calls)
-        if blocked:
+        if self._messenger.count(calls):
             self.violations += 1
             return too_many_messenger_calls()
         if self.rate <= 0:
@@ -74,60 +141,56 @@ class PageLimits:
         self._granted.extend([now] * calls)
         return None
 
-    def usage(self) -> dict[str, Any] | None:
-        """One entry of the usage header, None while little was used ("endpoints that receive enough
-        requests").
+    def check_page(self, by_person: bool = False) -> GraphError | None:
+        """Count a call about the Page that is not Messenger's; the error it is refused with: 80001 with the
+        Page's token, 32 with a person's.
         """
-        if len(self._hour) < _HEADER_AFTER_CALLS:
+        if not self._pages.count():
             return None
-        if self.hourly_calls is not None:
-            allowance = float(self.hourly_calls)
-        elif self.rate > 0:
-            allowance = self.rate * _HOUR * 1.5
-        else:
-            return None
-        used = len(self._hour)
-        percent = int(100 * used / allowance)
-        wait = 0
-        if self.hourly_calls is not None and used >= self.hourly_calls:
-            # The block ends when enough calls have left the hour; each call during it adds one.
-            frees = self._hour[used - self.hourly_calls]
-            wait = max(1, math.ceil((frees + _HOUR - self._clock()) / 60))
-        return {
-            "type": "messenger",
-            "call_count": percent,
-            "total_cputime": percent // 3,
-            "total_time": percent // 2,
-            "estimated_time_to_regain_access": wait,
-        }
+        self.violations += 1
+        return page_limit() if by_person else too_many_page_calls()
+
+    def usage(self) -> list[dict[str, Any]]:
+        """The entries of the Page's usage header."""
+        found = (self._messenger.usage("messenger", self.rate * _HOUR * 1.5), self._pages.usage("pages"))
+        return [one for one in found if one is not None]
+
+    def page_usage(self) -> dict[str, int] | None:
+        """`X-Page-Usage`, for a person's token."""
+        percent = self._pages.percent()
+        return None if percent is None else plain_usage(percent)
 
 
-class AppLimits:
-    """The allowance of user and app tokens: calls per rolling hour, None for no end."""
+class PersonLimits:
+    """The allowances of the tokens of people and apps, None for no end: of the app (code 4), and of the
+    person (code 17), who uses up the app's as well.
+    """
 
-    def __init__(self, hourly_calls: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.hourly_calls = hourly_calls
-        self._clock = clock
-        self._hour: deque[float] = deque()
+    def __init__(
+        self,
+        app_hourly_calls: int | None,
+        user_hourly_calls: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = Allowance(app_hourly_calls, clock)
+        self._user = Allowance(user_hourly_calls, clock)
 
-    def check(self) -> GraphError | None:
-        """Count a call that arrives now; code 4 when the allowance is used up. Refused calls count too."""
-        now = self._clock()
-        while self._hour and self._hour[0] <= now - _HOUR:
-            self._hour.popleft()
-        blocked = self.hourly_calls is not None and len(self._hour) >= self.hourly_calls
-        self._hour.append(now)
-        return application_limit() if blocked else None
+    def check(self, calls: int = 1, *, by_person: bool) -> GraphError | None:
+        """Count calls that arrive now; the error they are refused with, or None."""
+        app = self._app.count(calls)
+        user = by_person and self._user.count(calls)
+        if app:
+            return application_limit()
+        return user_limit() if user else None
 
     def usage(self) -> dict[str, int] | None:
-        """`X-App-Usage`, None while little was used."""
-        if self.hourly_calls is None or len(self._hour) < _HEADER_AFTER_CALLS:
-            return None
-        return app_usage(int(100 * len(self._hour) / self.hourly_calls))
+        """`X-App-Usage`, None while little was used. Of a person's allowance nothing is told."""
+        percent = self._app.percent()
+        return None if percent is None else plain_usage(percent)
 
 
-def app_usage(percent: int) -> dict[str, int]:
-    """The value of `X-App-Usage`."""
+def plain_usage(percent: int) -> dict[str, int]:
+    """The value of `X-App-Usage` and `X-Page-Usage`."""
     return {"call_count": percent, "total_time": percent // 2, "total_cputime": percent // 3}
 
 
@@ -186,7 +249,7 @@ class Blocks:
     def app_usage(self) -> dict[str, int] | None:
         """`X-App-Usage` while the app is blocked. It does not tell how long."""
         block = self._in_force(APP)
-        return None if block is None else app_usage(100 + block.calls)
+        return None if block is None else plain_usage(100 + block.calls)
 
     def clear(self) -> None:
         self._blocks.clear()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass, field
+from binascii import b2a_base64
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from convsync.simulator import content
 
 _ID_BYTES = 60
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-@dataclass(slots=True, eq=False)
 class Message:
     """A message as Facebook holds it. `created_ms` is Unix milliseconds; Graph shows whole seconds of it.
 
@@ -21,23 +22,37 @@ class Message:
     by the Page. An unsent (`deleted`) message is kept for the truth but never shown by Graph.
     """
 
-    number: int
-    message_id: str
-    created_ms: int
-    outbound: bool
-    text: str
+    # Most messages have none of these, and millions are made: what is not set costs nothing.
     attachments: tuple[dict[str, Any], ...] = ()
     sticker: str | None = None
     sticker_id: int | None = None
     share: dict[str, Any] | None = None
     reply_to: str | None = None
-    reactions: list[tuple[str, str]] = field(default_factory=list)
+    reactions: Sequence[tuple[str, str]] = ()
     """(who, reaction): who is `page` or `person`."""
     source: str = "source:chat"
     postback_payload: str | None = None
     unsupported: bool = False
     edits: int = 0
     deleted: bool = False
+    _id: str | None = None
+
+    def __init__(
+        self, ids: MessageIds, conversation: int, number: int, created_ms: int, outbound: bool, text: str = ""
+    ) -> None:
+        self.number = number
+        self.created_ms = created_ms
+        self.outbound = outbound
+        self.text = text
+        self._ids = ids
+        self._conversation = conversation
+
+    @property
+    def message_id(self) -> str:
+        # Made when somebody asks: of a long thread mostly the end is looked at.
+        if self._id is None:
+            self._id = self._ids.make(self._conversation, self.number)
+        return self._id
 
     @property
     def key(self) -> tuple[int, int]:
@@ -51,18 +66,21 @@ class MessageIds:
     A million messages are never all in memory, so the id itself holds conversation and number, scrambled.
     """
 
-    __slots__ = ("_key", "_mask")
+    __slots__ = ("_keyed", "_mask")
 
     def __init__(self, secret: str) -> None:
-        self._key = hashlib.blake2b(secret.encode(), digest_size=32).digest()
-        self._mask = int.from_bytes(self._key[:8], "big")
+        key = hashlib.blake2b(secret.encode(), digest_size=32).digest()
+        self._keyed = hashlib.blake2b(key=key, digest_size=_ID_BYTES - 8)
+        self._mask = int.from_bytes(key[:8], "big")
 
     def make(self, conversation: int, number: int) -> str:
         place = (conversation << 32) | number
-        digest = hashlib.blake2b(place.to_bytes(8, "big"), key=self._key, digest_size=_ID_BYTES - 8).digest()
+        keyed = self._keyed.copy()
+        keyed.update(place.to_bytes(8, "big"))
+        digest = keyed.digest()
         hidden = place ^ self._mask ^ int.from_bytes(digest[:8], "big")
-        raw = digest[:8] + hidden.to_bytes(8, "big") + digest[8:]
-        return "m_" + base64.urlsafe_b64encode(raw).decode("ascii")
+        raw = b"%b%b%b" % (digest[:8], hidden.to_bytes(8, "big"), digest[8:])
+        return "m_" + b2a_base64(raw, newline=False).translate(_URL_SAFE).decode("ascii")
 
     def find(self, message_id: str) -> tuple[int, int] | None:
         """(conversation, number) an id was made from, None for any other string."""
@@ -120,40 +138,42 @@ def past(ids: MessageIds, conversation: int, count: int, last_ms: int, rng: Rand
     The same arguments and a generator in the same state give the same messages. People write in bursts: some
     messages share a second, most follow within minutes, now and then a thread sleeps for days.
     """
+    random = rng.random
     times = [last_ms]
     moment = last_ms
     for _ in range(count - 1):
-        draw = rng.random()
+        draw = random()
         if draw < 0.05:
             gap = draw * 10_000
         elif draw < 0.8:
-            gap = 1_000 + rng.random() ** 2 * 600_000
+            gap = 1_000 + random() ** 2 * 600_000
         else:
-            gap = 600_000 + rng.random() ** 4 * 2 * 86_400_000
+            gap = 600_000 + random() ** 4 * 2 * 86_400_000
         moment -= 1 + int(gap)
         times.append(moment)
     times.reverse()
 
     messages: list[Message] = []
-    outbound = rng.random() < 0.15
+    text = content.text
+    outbound = random() < 0.15
     for number, created_ms in enumerate(times):
-        message = Message(number, ids.make(conversation, number), created_ms, outbound, "")
-        draw = rng.random()
+        message = Message(ids, conversation, number, created_ms, outbound)
+        draw = random()
         if draw < 0.88:
-            message.text = content.text(rng)
+            message.text = text(rng)
         else:
-            attach(message, _WITHOUT_TEXT[int(rng.random() * len(_WITHOUT_TEXT))], rng)
+            attach(message, _WITHOUT_TEXT[int(random() * len(_WITHOUT_TEXT))], rng)
             if draw < 0.91 and not message.unsupported and message.sticker is None:
-                message.text = content.text(rng)
-        draw = rng.random()
+                message.text = text(rng)
+        draw = random()
         if draw < 0.03:
             author = "page" if draw < 0.015 else "person"
-            message.reactions.append((author, content.REACTIONS[int(draw * 1e6) % len(content.REACTIONS)][0]))
+            message.reactions = ((author, content.REACTIONS[int(draw * 1e6) % len(content.REACTIONS)][0]),)
         elif draw < 0.06 and number:
-            message.reply_to = messages[int(rng.random() * number)].message_id
+            message.reply_to = messages[int(random() * number)].message_id
         elif draw < 0.2:
             message.source = _SOURCES[int(draw * 1e6) % len(_SOURCES)]
         messages.append(message)
-        if rng.random() < 0.55:
+        if random() < 0.55:
             outbound = not outbound
     return messages

@@ -1,7 +1,8 @@
 """Conversations and messages as Graph shows them.
 
 A field list is compiled once into a list of functions; each message is then one dict built by them. A
-function that gives None leaves its field out: "If a field has no data, it will not be returned".
+function that gives None leaves its field out: "If a field has no data, it will not be returned". What all
+messages of a thread share (the two people, the tags) is in it as JSON that is written already.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any
+
+import orjson
 
 from convsync.simulator.errors import unknown_field
 from convsync.simulator.fields import Field, Fields, parse_fields
@@ -23,16 +26,18 @@ CONVERSATION_DEFAULTS = parse_fields("id,updated_time")
 _SHARE_DEFAULTS = frozenset({"id"})
 
 
-@lru_cache(maxsize=4096)
-def _day(day: int) -> str:
-    return strftime("%Y-%m-%d", gmtime(day * 86_400))
+_CLOCK = tuple(f"{second // 60:02}:{second % 60:02}+0000" for second in range(3600))
+
+
+@lru_cache(maxsize=16_384)
+def _hour(hour: int) -> str:
+    return strftime("%Y-%m-%dT%H:", gmtime(hour * 3600))
 
 
 def graph_time(ms: int) -> str:
     """Graph's form of a moment: `2026-11-20T11:59:58+0000`, whole seconds, cut and not rounded."""
-    seconds = ms // 1000
-    day, rest = divmod(seconds, 86_400)
-    return f"{_day(day)}T{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}+0000"
+    hour, second = divmod(ms // 1000, 3600)
+    return _hour(hour) + _CLOCK[second]
 
 
 @dataclass(slots=True)
@@ -54,14 +59,32 @@ class Reader:
         return f"{owner}~{self.cursor_generation}" if self.cursor_generation else owner
 
 
-@dataclass(slots=True)
 class _Thread:
     """What all messages of one thread share while they are rendered."""
 
-    reader: Reader
-    conversation: Conversation
-    person: dict[str, Any] | None
-    page: dict[str, Any]
+    __slots__ = ("_written", "page", "person", "reader")
+
+    def __init__(self, reader: Reader, conversation: Conversation) -> None:
+        self.reader = reader
+        self.person = person(conversation)
+        self.page = page_person(reader.population)
+        self._written: dict[tuple[bool, bool, frozenset[str] | None], orjson.Fragment | None] = {}
+
+    def author(
+        self, from_page: bool, names: frozenset[str] | None, *, listed: bool
+    ) -> orjson.Fragment | None:
+        """The Page or the person with these fields, as JSON, in a list of one if `listed`."""
+        key = (from_page, listed, names)
+        try:
+            return self._written[key]
+        except KeyError:
+            who = self.page if from_page else self.person
+            written = None
+            if who:
+                shown = _only(names, who)
+                written = orjson.Fragment(orjson.dumps({"data": [shown]} if listed else shown))
+            self._written[key] = written
+            return written
 
 
 MessageField = Callable[[Message, _Thread], Any]
@@ -140,9 +163,10 @@ def _attachments(message: Message, thread: _Thread, names: frozenset[str] | None
     return answer
 
 
-def _tags(message: Message) -> dict[str, Any]:
-    names = ["inbox", "sent", "read"] if message.outbound else ["inbox"]
-    return {"data": [{"name": name} for name in (*names, message.source)]}
+@lru_cache(maxsize=64)
+def _tags(outbound: bool, source: str) -> orjson.Fragment:
+    names = ["inbox", "sent", "read"] if outbound else ["inbox"]
+    return orjson.Fragment(orjson.dumps({"data": [{"name": name} for name in (*names, source)]}))
 
 
 def _reactions(message: Message, thread: _Thread) -> dict[str, Any] | None:
@@ -166,19 +190,9 @@ def _message_field(field: Field) -> MessageField:
         case "message":
             return lambda message, thread: message.text
         case "from":
-
-            def author(message: Message, thread: _Thread) -> dict[str, Any] | None:
-                who = thread.page if message.outbound else thread.person
-                return _only(names, who) if who else None
-
-            return author
+            return lambda message, thread: thread.author(message.outbound, names, listed=False)
         case "to":
-
-            def receiver(message: Message, thread: _Thread) -> dict[str, Any] | None:
-                who = thread.person if message.outbound else thread.page
-                return {"data": [_only(names, who)]} if who else None
-
-            return receiver
+            return lambda message, thread: thread.author(not message.outbound, names, listed=True)
         case "attachments":
             return lambda message, thread: _attachments(message, thread, names)
         case "sticker":
@@ -190,7 +204,7 @@ def _message_field(field: Field) -> MessageField:
         case "reactions":
             return lambda message, thread: _reactions(message, thread)
         case "tags":
-            return lambda message, thread: _tags(message)
+            return lambda message, thread: _tags(message.outbound, message.source)
         case "reply_to":
 
             def replied(message: Message, thread: _Thread) -> dict[str, Any] | None:
@@ -232,7 +246,7 @@ def render_messages(
 ) -> list[dict[str, Any]]:
     """Messages of one thread as Graph nodes. Raises GraphError for a field that messages do not have."""
     view = _message_view(fields or MESSAGE_DEFAULTS)
-    thread = _Thread(reader, conversation, person(conversation), page_person(reader.population))
+    thread = _Thread(reader, conversation)
     nodes = []
     # "You can only get details about the 20 most recent": older ones "come back without fields".
     oldest = oldest_readable(conversation, reader.readable) if fields is not None else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -117,8 +118,14 @@ class Link:
     token: str
 
     def to(self, path: str, parameters: Mapping[str, str]) -> str:
-        query = {"access_token": self.token, "pretty": "0", **parameters}
-        return f"{self.base}/{path}?{urlencode(query, quote_via=quote)}"
+        """The address of a list; a cursor is added at its end."""
+        return f"{self.base}/{path}?{_query(self.token, tuple(parameters.items()))}"
+
+
+@lru_cache(maxsize=256)
+def _query(token: str, parameters: tuple[tuple[str, str], ...]) -> str:
+    query = {"access_token": token, "pretty": "0"} | dict(parameters)
+    return urlencode(query, quote_via=quote)
 
 
 def paging(
@@ -132,8 +139,10 @@ def paging(
     """The `paging` object: `next` is absent at the end and `previous` on the first page."""
     first, last = cursors
     answer: dict[str, Any] = {"cursors": {"before": first, "after": last}}
+    address = link.to(path, parameters) if has_newer or has_older else ""
+    # Nothing in a cursor needs to be quoted.
     if has_newer:
-        answer["previous"] = link.to(path, {**parameters, "before": first})
+        answer["previous"] = f"{address}&before={first}"
     if has_older:
-        answer["next"] = link.to(path, {**parameters, "after": last})
+        answer["next"] = f"{address}&after={last}"
     return answer

@@ -1,20 +1,22 @@
 """A Page's whole inbox, made from a seed, and changed by live traffic.
 
-Headers of all conversations exist from the start; messages are made when somebody looks, from the seed, and
-forgotten again when too many are in memory. A conversation that live traffic touched is kept, since its
-present can no longer be made from the seed.
+Of each conversation a length and a time exist from the start, sixteen bytes in all. The rest of it and its
+messages are made when somebody looks, from the seed, and forgotten again: the messages when too many are in
+memory, the conversation when nobody holds it. One that live traffic touched is kept, since its present can no
+longer be made from the seed.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import islice
 from random import Random
-from typing import Literal
+from typing import Literal, overload
+from weakref import WeakValueDictionary
 
 from convsync.simulator import content
 from convsync.simulator.messages import Message, MessageIds, attach, past
@@ -25,9 +27,12 @@ Direction = Literal["in", "out"]
 _SPAN_MS = 2 * 365 * 86_400_000
 _CACHED_MESSAGES = 150_000
 
-# Ids count through a range in steps that share no factor with it: all different, none in order.
+# Ids count through a range in steps: all different, none in order. Both numbers are multiples of five, so the
+# steps come back to the first id after a fifth of the range; within that an id tells its number.
 _ID_RANGE = 10**15
 _ID_STEP = 618_033_988_749_895
+_ID_ROUND = _ID_RANGE // 5
+_ID_BACK = pow(_ID_STEP // 5, -1, _ID_ROUND)
 
 
 def wall_clock_ms() -> int:
@@ -39,6 +44,7 @@ class Conversation:
     """The header of a thread. Ask the population for its messages."""
 
     __slots__ = (
+        "__weakref__",
         "_name",
         "_named",
         "index",
@@ -50,18 +56,14 @@ class Conversation:
         "size",
         "thread_id",
         "unread",
-        "updated_ms",
     )
 
-    def __init__(
-        self, population: Population, index: int, size: int, updated_ms: int, kind: PersonKind = "normal"
-    ) -> None:
+    def __init__(self, population: Population, index: int, size: int, kind: PersonKind = "normal") -> None:
         self.population = population
         self.index = index
         self.size = size
         """Messages ever made here, unsent ones included."""
         self.message_count = size
-        self.updated_ms = updated_ms
         self.kind: PersonKind = kind
         self.thread_id = f"t_{population.scramble(index, 7)}"
         self.psid = str(population.scramble(index, 3))
@@ -73,9 +75,14 @@ class Conversation:
         self._named = False
 
     @property
+    def updated_ms(self) -> int:
+        """When the last message was written."""
+        return self.population.key_of(self.index)[0]
+
+    @property
     def key(self) -> tuple[int, int]:
         """Its place in the inbox; descending is newest first."""
-        return (self.updated_ms, self.index)
+        return self.population.key_of(self.index)
 
     @property
     def customer_id(self) -> str | None:
@@ -97,6 +104,25 @@ class Conversation:
     def name(self, name: str | None) -> None:
         self._name = name
         self._named = True
+
+
+class _Conversations(Sequence[Conversation]):
+    """All conversations by index, in the order they were made; each is made when it is asked for."""
+
+    def __init__(self, make: Callable[[int], Conversation], sizes: Sequence[int]) -> None:
+        self._make = make
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, place: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Conversation]: ...
+    def __getitem__(self, place: int | slice) -> Conversation | list[Conversation]:
+        found = range(len(self._sizes))[place]
+        return self._make(found) if isinstance(found, int) else [self._make(index) for index in found]
 
 
 class Population:
@@ -135,19 +161,18 @@ class Population:
         rng = self.generator("headers", 0)
         lengths = sizes(conversations, mean_messages)
         rng.shuffle(lengths)
-        special = kinds(conversations, rng)
+        self._special = kinds(conversations, rng)
+        self._sizes = array("I", lengths)
         random, end = rng.random, self._last_ms
-        self.conversations: list[Conversation] = []
-        """By index, in the order they were made; never reordered."""
-        for index, size in enumerate(lengths):
-            # Newest first, denser towards today.
-            age = _SPAN_MS * ((index + random()) / conversations) ** 2.2
-            self.conversations.append(
-                Conversation(self, index, size, end - int(age) - 1000, special.get(index, "normal"))
-            )
-        self._by_thread = {conversation.thread_id: conversation for conversation in self.conversations}
-        self._by_psid = {conversation.psid: conversation for conversation in self.conversations}
-        self._order = sorted(conversation.key for conversation in self.conversations)
+        # Newest first, denser towards today.
+        ages = (_SPAN_MS * ((index + random()) / conversations) ** 2.2 for index in range(conversations))
+        self._updated = array("q", (end - int(age) - 1000 for age in ages))
+        self._order = array("I", sorted(range(conversations), key=self._updated.__getitem__))
+        """Indexes by key, ascending."""
+        self._held: dict[int, Conversation] = {}
+        """What the seed alone no longer gives."""
+        self._made: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
+        self.conversations: Sequence[Conversation] = _Conversations(self._conversation, self._sizes)
 
     # -- reading
 
@@ -159,13 +184,39 @@ class Population:
         """A 16-digit number with a given first digit, different for each index."""
         return leading * _ID_RANGE + (self._id_bases[leading] + index * _ID_STEP) % _ID_RANGE
 
+    def key_of(self, index: int) -> tuple[int, int]:
+        """The place of a conversation in the inbox, see `Conversation.key`."""
+        return (self._updated[index], index)
+
     def conversation(self, thread_id: str) -> Conversation | None:
-        return self._by_thread.get(thread_id)
+        return self._found(thread_id.removeprefix("t_"), 7) if thread_id.startswith("t_") else None
 
     def conversation_with(self, psid: str) -> Conversation | None:
         """The thread with a person Graph shows the id of."""
-        conversation = self._by_psid.get(psid)
+        conversation = self._found(psid, 3)
         return conversation if conversation is not None and conversation.customer_id else None
+
+    def _found(self, number: str, leading: int) -> Conversation | None:
+        """The conversation whose index `scramble` made into this number."""
+        if not number.isascii() or not number.isdecimal() or len(number) > 16:
+            return None
+        steps, rest = divmod((int(number) - self._id_bases[leading]) % _ID_RANGE, 5)
+        index = steps * _ID_BACK % _ID_ROUND
+        if rest or index >= len(self._sizes) or number != str(self.scramble(index, leading)):
+            return None
+        return self._conversation(index)
+
+    def _conversation(self, index: int) -> Conversation:
+        """The one object of a conversation there is at a time."""
+        found = self._held.get(index) or self._made.get(index)
+        if found is None:
+            found = Conversation(self, index, self._sizes[index], self._special.get(index, "normal"))
+            self._made[index] = found
+        return found
+
+    def hold(self, conversation: Conversation) -> None:
+        """Keep a conversation that is no longer as the seed makes it."""
+        self._held[conversation.index] = conversation
 
     def find_message(self, message_id: str) -> tuple[Conversation, Message] | None:
         """A message, unsent or not, with its thread."""
@@ -186,8 +237,8 @@ class Population:
         A position is a key, not an offset: a thread that meanwhile jumped to the front is not shown again,
         and one that jumped past the reader is missed, as it happens there.
         """
-        start, stop = window(self._order, lambda key: key, limit, after, before)
-        found = [self.conversations[index] for _, index in reversed(self._order[start:stop])]
+        start, stop = window(self._order, self.key_of, limit, after, before)
+        found = [self._conversation(index) for index in reversed(self._order[start:stop])]
         return found, stop < len(self._order), start > 0
 
     def all_messages(self, conversation: Conversation) -> list[Message]:
@@ -244,12 +295,15 @@ class Population:
 
     def message_total(self) -> int:
         """Messages Graph shows in all threads."""
-        return sum(conversation.message_count for conversation in self.conversations)
+        changed = sum(one.message_count - self._sizes[index] for index, one in self._held.items())
+        return sum(self._sizes) + changed
 
     def iterate(self, start: int = 0, count: int | None = None) -> Iterator[Conversation]:
         """Conversations by index, which never changes while the inbox is reordered."""
-        stop = None if count is None else start + count
-        return islice(self.conversations, start, stop)
+        index = start
+        while index < len(self._sizes) and (count is None or index < start + count):
+            yield self._conversation(index)
+            index += 1
 
     # -- living
 
@@ -274,15 +328,8 @@ class Population:
             conversation = self._new_conversation(now)
         messages = self._enliven(conversation)
         number = conversation.size
-        message = Message(
-            number,
-            self._message_ids.make(conversation.index, number),
-            now,
-            direction == "out",
-            text,
-            reply_to=reply_to,
-            postback_payload=postback_payload,
-        )
+        message = Message(self._message_ids, conversation.index, number, now, direction == "out", text)
+        message.reply_to, message.postback_payload = reply_to, postback_payload
         if kind is not None:
             attach(message, kind, self.generator("live", conversation.index * 100_003 + number))
         unread = self.unread_count(conversation)
@@ -305,9 +352,8 @@ class Population:
     ) -> tuple[Conversation, Message]:
         """`person` or `page` reacts; None takes the reaction back."""
         conversation, message = self._live_message(message_id)
-        message.reactions = [given for given in message.reactions if given[0] != by]
-        if reaction is not None:
-            message.reactions.append((by, reaction))
+        kept = [given for given in message.reactions if given[0] != by]
+        message.reactions = kept if reaction is None else [*kept, (by, reaction)]
         return conversation, message
 
     def unsend(self, message_id: str) -> tuple[Conversation, Message]:
@@ -324,6 +370,7 @@ class Population:
         now = self._tick()
         if by == "page":
             conversation.unread = 0
+            self.hold(conversation)
         return now
 
     def deliver(self, conversation: Conversation) -> tuple[int, list[str]]:
@@ -334,6 +381,7 @@ class Population:
     def rename(self, conversation: Conversation, name: str | None) -> None:
         """The person's name changes or disappears."""
         conversation.name = name
+        self.hold(conversation)
 
     def now(self) -> int:
         """When what happens now happens, Unix milliseconds."""
@@ -345,19 +393,21 @@ class Population:
         return self._last_ms
 
     def _new_conversation(self, now: int) -> Conversation:
-        conversation = Conversation(self, len(self.conversations), 0, now)
+        index = len(self._sizes)
+        self._sizes.append(0)
+        self._updated.append(now)
+        insort(self._order, index, key=self.key_of)
+        conversation = self._conversation(index)
         conversation.live = []
         conversation.unread = 0
-        self.conversations.append(conversation)
-        self._by_thread[conversation.thread_id] = conversation
-        self._by_psid[conversation.psid] = conversation
-        insort(self._order, conversation.key)
+        self.hold(conversation)
         return conversation
 
     def _enliven(self, conversation: Conversation) -> list[Message]:
         if conversation.live is None:
             conversation.live = self.all_messages(conversation)
             self._cached -= len(self._cache.pop(conversation.index))
+            self.hold(conversation)
         return conversation.live
 
     def _live_message(self, message_id: str) -> tuple[Conversation, Message]:
@@ -369,6 +419,6 @@ class Population:
         return found
 
     def _move(self, conversation: Conversation, now: int) -> None:
-        del self._order[bisect_left(self._order, conversation.key)]
-        conversation.updated_ms = now
-        insort(self._order, conversation.key)
+        del self._order[bisect_left(self._order, conversation.key, key=self.key_of)]
+        self._updated[conversation.index] = now
+        insort(self._order, conversation.index, key=self.key_of)

@@ -23,7 +23,11 @@ class GraphRules:
     the rule for Instagram only, its guide for both.
 
     `app_hourly_calls` is the allowance of user and app tokens, behind `X-App-Usage`; used up, such calls are
-    refused with code 4 (None: never).
+    refused with code 4 (None: never). `user_hourly_calls` is that of a person, code 17; `pages_hourly_calls`
+    that of calls about a Page which are not Messenger's, code 80001 with its token and 32 with a person's.
+
+    `messaging_window`: the Page may write to a person for 24 hours after they wrote, or for 7 days with the
+    tag HUMAN_AGENT; later it is error 10.
 
     `requests` is the share of conversations in the Requests folder (`folder=pending`, a name that no source
     gives). "Conversations in the Requests folder inactive for 30 days are not returned": a walk does not see
@@ -35,6 +39,9 @@ class GraphRules:
     user_token: str = DEFAULT_USER_TOKEN
     twenty_messages: frozenset[str] = frozenset({"instagram"})
     app_hourly_calls: int | None = None
+    user_hourly_calls: int | None = None
+    pages_hourly_calls: int | None = None
+    messaging_window: bool = True
     requests: float = 0.0
 
     def readable(self, platform: str) -> int | None:

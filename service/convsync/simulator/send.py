@@ -1,7 +1,7 @@
 """The Send API, as far as a reader needs it: what the Page sends is in the thread, its echo comes by webhook.
 
-Source: developers.facebook.com, Messenger Platform, Send API. Not simulated: the 24-hour window, tags,
-templates' looks, personas, hand-over.
+Source: developers.facebook.com, Messenger Platform, Send API. Not simulated: templates' looks, personas,
+hand-over.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import orjson
 
 from convsync.simulator import errors, events
 from convsync.simulator.calling import GraphCall
+from convsync.simulator.errors import GraphError
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
 
 _MOST_TEXT = 2000
+_STANDARD_MS = 24 * 3_600_000
+_HUMAN_AGENT_MS = 7 * 24 * 3_600_000
 _ACTIONS = frozenset({"typing_on", "typing_off", "mark_seen"})
 _KINDS = {"image": "image", "video": "video", "audio": "audio", "file": "file", "template": "share"}
 
@@ -40,6 +43,8 @@ async def send_message(call: GraphCall) -> dict[str, Any]:
     message = _object(call, "message")
     if message is None:
         raise errors.required("message")
+    if call.state.config.graph.messaging_window:
+        _check_window(call, conversation)
     conversation, sent = _write(call, conversation, message)
     metadata = message.get("metadata")
     echo = events.echo_event(
@@ -50,6 +55,20 @@ async def send_message(call: GraphCall) -> dict[str, Any]:
     )
     await call.state.webhooks.send_echo(call.population.page_id, echo)
     return {"recipient_id": conversation.psid, "message_id": sent.message_id}
+
+
+def _check_window(call: GraphCall, conversation: Conversation) -> None:
+    """The Page answers within 24 hours, an agent of flesh and blood within seven days. The other tags were
+    retired on 27 April 2026 and are an invalid parameter since (seen in public issues).
+    """
+    tag = call.parameters.get("tag")
+    if tag not in (None, "HUMAN_AGENT"):
+        raise GraphError(100, "(#100) Invalid parameter")
+    allowed = _STANDARD_MS if tag is None else _HUMAN_AGENT_MS
+    messages = reversed(call.population.all_messages(conversation))
+    last = next((message.created_ms for message in messages if not message.outbound), None)
+    if last is None or call.population.now() - last > allowed:
+        raise errors.outside_window()
 
 
 def _write(

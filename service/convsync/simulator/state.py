@@ -9,7 +9,7 @@ from convsync.simulator.clock import SimulatedClock
 from convsync.simulator.config import SimulatedPage, SimulatorConfig
 from convsync.simulator.faults import Faults
 from convsync.simulator.life import Life
-from convsync.simulator.limits import AppLimits, PageLimits
+from convsync.simulator.limits import PageLimits, PersonLimits
 from convsync.simulator.population import Population
 from convsync.simulator.webhooks import WebhookSender
 
@@ -36,9 +36,14 @@ class SimulatorState:
             for page in config.pages
         }
         self.limits: dict[str, PageLimits] = {
-            page_id: PageLimits(config.calls_per_second, config.hourly_calls) for page_id in self.pages
+            page_id: PageLimits(
+                config.calls_per_second,
+                config.hourly_calls,
+                pages_hourly_calls=config.graph.pages_hourly_calls,
+            )
+            for page_id in self.pages
         }
-        self.app_limits = AppLimits(config.graph.app_hourly_calls)
+        self.person_limits = PersonLimits(config.graph.app_hourly_calls, config.graph.user_hourly_calls)
         self.faults = Faults()
         for fault in config.faults:
             self.faults.plant(fault)

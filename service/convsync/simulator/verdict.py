@@ -7,8 +7,8 @@ second, attachments and deletion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 _EXAMPLES = 20
@@ -37,16 +37,8 @@ class TruthConversation:
     name: str | None
     message_count: int
     messages: tuple[TruthMessage, ...]
-
-    @property
-    def unreadable(self) -> int:
-        """Messages that are there and shown to nobody."""
-        return sum(1 for message in self.messages if not message.readable and not message.deleted)
-
-    @property
-    def is_hidden(self) -> bool:
-        """Whether nobody is shown anything of it."""
-        return self.unreadable > 0 and not any(message.readable for message in self.messages)
+    listed: bool = True
+    """Whether a walk of the whole inbox can see it; if not, a mirror cannot be blamed for not having it."""
 
     @property
     def sender_id(self) -> str:
@@ -70,13 +62,20 @@ def truth_from_json(document: Mapping[str, Any]) -> TruthConversation:
         for message in document["messages"]
     )
     return TruthConversation(
-        document["thread_id"], document["customer_id"], document["name"], document["message_count"], messages
+        document["thread_id"],
+        document["customer_id"],
+        document["name"],
+        document["message_count"],
+        messages,
+        document["listed"],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorConversation:
-    """A row of `messenger_conversations`."""
+    """A row of `messenger_conversations`. `complete_at` (Unix seconds) is since when the mirror says that it
+    has all of it, None if it says no such thing.
+    """
 
     conversation_id: int
     sender_id: str
@@ -85,6 +84,7 @@ class MirrorConversation:
     last_message: str | None
     message_count: int
     deleted: bool = False
+    complete_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,8 @@ class Verdict:
     another.
 
     `conversations` and `messages` say how much truth was compared; `unreadable` counts messages that Graph
-    shows to nobody and the mirror does not have; `attachments_unchecked` rows that came by webhook only.
+    shows to nobody and the mirror does not have, `hidden` the conversations it lists to nobody and the mirror
+    does not have; `attachments_unchecked` rows that came by webhook only.
     `examples` holds the first twenty findings.
     """
 
@@ -118,6 +119,7 @@ class Verdict:
     extra: int = 0
     differing: int = 0
     unreadable: int = 0
+    hidden: int = 0
     conversations: int = 0
     messages: int = 0
     attachments_unchecked: int = 0
@@ -127,6 +129,13 @@ class Verdict:
     def clean(self) -> bool:
         """Nothing missing, nothing extra, nothing different."""
         return self.missing == 0 and self.extra == 0 and self.differing == 0
+
+    def __iadd__(self, other: Verdict) -> Verdict:
+        """Of several Pages."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        del self.examples[_EXAMPLES:]
+        return self
 
 
 class Comparison:
@@ -149,22 +158,20 @@ class Comparison:
         filed under it, and those that carry one of its message ids wherever they are filed.
         """
         self.verdict.conversations += 1
+        by_id: dict[str, list[MirrorMessage]] = {}
+        for row in rows:
+            by_id.setdefault(row.message_id, []).append(row)
         mirror = mirrors[0] if mirrors else None
-        if mirror is None:
-            # Of a hidden one nothing can be there; its messages are counted as unreadable below.
-            if not truth.is_hidden:
-                self._find(
-                    "missing", "conversation", truth.thread_id, f"no conversation with {truth.sender_id}"
-                )
+        if mirror is not None:
+            self._compare_header(truth, mirror, by_id.keys())
+        elif truth.listed:
+            self._find("missing", "conversation", truth.thread_id, f"no conversation with {truth.sender_id}")
         else:
-            self._compare_header(truth, mirror)
+            self.verdict.hidden += 1
         for doubled in mirrors[1:]:
             self._find("extra", "conversation", truth.thread_id, f"again as {doubled.conversation_id}")
         own = mirror.conversation_id if mirror is not None else None
 
-        by_id: dict[str, list[MirrorMessage]] = {}
-        for row in rows:
-            by_id.setdefault(row.message_id, []).append(row)
         for message in truth.messages:
             self._compare_message(message, by_id.pop(message.message_id, []), own)
         for message_id, left in by_id.items():
@@ -188,15 +195,25 @@ class Comparison:
         self._suspects.clear()
         return self.verdict
 
-    def _compare_header(self, truth: TruthConversation, mirror: MirrorConversation) -> None:
+    def _compare_header(
+        self, truth: TruthConversation, mirror: MirrorConversation, present: Collection[str]
+    ) -> None:
+        """`present` are the ids of messages that the mirror has."""
+        alive = [message for message in truth.messages if not message.deleted]
+        # Nobody is shown these, so a mirror may lack them; whatever it says of the thread must fit that.
+        lacking = [one for one in alive if not one.readable and one.message_id not in present]
         wrong = []
         if mirror.thread_id is not None and mirror.thread_id != truth.thread_id:
             wrong.append(f"thread_id {mirror.thread_id}")
         if truth.name and mirror.sender_name != truth.name:
             wrong.append(f"sender_name {mirror.sender_name!r}, not {truth.name!r}")
-        if not truth.message_count - truth.unreadable <= mirror.message_count <= truth.message_count:
-            wrong.append(f"message_count {mirror.message_count}, not {truth.message_count}")
-        shown = [message for message in truth.messages if not message.deleted]
+        if mirror.message_count != truth.message_count - len(lacking):
+            wrong.append(f"message_count {mirror.message_count}, not {truth.message_count - len(lacking)}")
+        complete_at = mirror.complete_at
+        never = 0 if complete_at is None else sum(one.second <= complete_at for one in lacking)
+        if never:
+            wrong.append(f"complete, but it lacks {never} messages that nobody can read")
+        shown = [message for message in alive if message.readable or message.message_id in present]
         newest = max((message.second for message in shown), default=None)
         # Graph gives whole seconds: which of the last second's messages came last cannot be known.
         accepted = {message.text for message in shown if message.second == newest} or {""}

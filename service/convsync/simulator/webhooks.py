@@ -493,15 +493,15 @@ class WebhookSender:
             return
         now = self.clock.now_ms()
         age = (now - failing.since_ms) / 1000
+        if age >= self.alert_after:
+            for page_id in delivery.page_ids:
+                self._alert(page_id, "failing", "Webhooks cannot be delivered")
         if age >= self.unsubscribe_after:
             for page_id in delivery.page_ids:
                 if page_id in self.subscriptions:
                     self._alert(page_id, "disabled", "Webhooks Disabled: the app was unsubscribed")
                 self.unsubscribe(page_id)
             return
-        if age >= self.alert_after:
-            for page_id in delivery.page_ids:
-                self._alert(page_id, "failing", "Webhooks cannot be delivered")
         failing.gap_ms = min(2 * failing.gap_ms, _LONGEST_GAP_MS)
         failing.due_ms = now + failing.gap_ms
 

@@ -14,27 +14,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from convsync.errors import ConvsyncError
 from convsync.facts import Json, Thread
+from convsync.graph.catalogue import ErrorClass
 from convsync.graph.client import GraphClient, node_path
 from convsync.graph.errors import GraphError
 from convsync.graph.reading import LIST_FIELDS, list_fields, read_conversations
 from convsync.pages import granted
 from convsync.store import Store
 from convsync.sync.ports import SawDrift, ignore_drift
+from convsync.sync.sizes import Sizes, conversation_place
 
 _WAITING: Final = 10_000
 _WORKERS: Final = 4
 _NOT_AGAIN_SECONDS: Final = 3600.0
 _REMEMBERED: Final = 50_000
-_MESSAGES: Final = 25
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -125,9 +127,21 @@ class ContactReader:
             await self._store.ingest(facts, "sync")
 
     async def _read_thread(self, page_id: str, thread_id: str) -> None:
-        answered = await self._get(page_id, node_path(thread_id), {"fields": list_fields(_MESSAGES)})
+        sizes, place = Sizes(self._store, page_id, _once), conversation_place(thread_id)
+        while True:
+            size = await sizes.now(place)
+            try:
+                answered = await self._get(
+                    page_id, node_path(thread_id), {"fields": list_fields(size.nested)}
+                )
+            except GraphError as error:
+                if error.error_class is ErrorClass.SHRINK and await sizes.refused(place, size):
+                    continue
+                raise
+            break
         if answered is None:
             return
+        await sizes.accepted(place, size)
         thread, granted_at = answered
         page = read_conversations(page_id, {"data": [thread]}, granted_at, LIST_FIELDS)
         self._saw_drift((page_id, name) for name in page.drift.elements())
@@ -141,6 +155,15 @@ class ContactReader:
             return None
         token = self._open_token(page_id, kept.sealed)
         answer, granted_at = await granted(
-            self._store, page_id, self._calls_per_second, lambda: self._graph.get(path, query, token)
+            self._store,
+            page_id,
+            self._calls_per_second,
+            kept.sealed,
+            lambda: self._graph.get(path, query, token),
         )
         return answer.data, granted_at
+
+
+async def _once(what: Callable[[], Awaitable[_T]]) -> _T:
+    """Nobody waits for a contact: what fails now, the next sync brings."""
+    return await what()

@@ -103,7 +103,39 @@ class Due(Protocol):
     def mode(self) -> str: ...
 
 
-class SyncStore(Protocol):
+class RequestSize(Protocol):
+    """How much to ask for: `size_limit` items, each with up to `nested` messages."""
+
+    @property
+    def size_limit(self) -> int: ...
+    @property
+    def nested(self) -> int: ...
+
+
+class SizeStore(Protocol):
+    """The database's memory of how much may be asked for at once; see `convsync.sync.sizes`."""
+
+    async def request_size(
+        self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int
+    ) -> RequestSize: ...
+
+    async def record_request_size(
+        self,
+        *,
+        page_id: str,
+        kind: str,
+        place: str,
+        size_limit: int,
+        nested: int,
+        outcome: str,
+        full_limit: int,
+        full_nested: int,
+    ) -> bool:
+        """Whether there is a smaller request to make."""
+        ...
+
+
+class SyncStore(SizeStore, Protocol):
     """The database, as far as a sync needs it."""
 
     async def begin_sync(

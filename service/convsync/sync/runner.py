@@ -30,7 +30,6 @@ from convsync.sync.calls import Caller, Control
 from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
 from convsync.sync.retry import Backoff, patiently
-from convsync.sync.sizes import PageMemory
 from convsync.sync.walker import Walker
 
 _log = structlog.get_logger(__name__)
@@ -110,7 +109,7 @@ class SyncRunner:
         self._time = time if time is not None else Time()
         self._backoff = backoff if backoff is not None else Backoff()
         self._owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._memory: dict[str, PageMemory] = {}
+        self._unknown_fields: dict[str, set[str]] = {}  # by Page: those this version of Graph does not have
         self._active: set[Control] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -433,7 +432,7 @@ class _Attempt:
             page_id=self._page_id,
             run_id=self._run_id,
             fence=self._fence,
-            memory=self._runner._memory.setdefault(self._page_id, PageMemory()),
+            unknown_fields=self._runner._unknown_fields.setdefault(self._page_id, set()),
             lease_seconds=self._settings.lease_seconds,
             token_works=self._token_works,
             reload_token=self._token_if_replaced,

@@ -1,15 +1,19 @@
 """How much to ask for at once: as much as Meta allows, less where it says "reduce the amount of data".
 
-That error never goes away at the same size. So a page that was refused is asked for again at half
-the size, down to single items; a list whose single items are refused is asked for without messages,
-and its threads are then read one by one. After a while of successes the sizes grow again, more
-reluctantly each time growing turned out to be too early.
+The database decides and remembers (`request_size`, `record_request_size`), so that what one process was
+refused no other asks for again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+
+from convsync.sync.ports import SizeStore
+
+_T = TypeVar("_T")
+Outcome: TypeAlias = Literal["accepted", "refused", "suspected"]
 
 MESSAGES_LIMIT: Final = 100  # more is cut by Meta without a word
 # Most threads are short: asking for all that may be had of each costs little, and spares the long
@@ -17,77 +21,101 @@ MESSAGES_LIMIT: Final = 100  # more is cut by Meta without a word
 # 170 calls and at most 831 messages at once; 50 x 25 takes 373 calls and 662.
 NESTED_LIMIT: Final = MESSAGES_LIMIT
 LIST_LIMIT: Final = 25
-_FIRST_PATIENCE: Final = 4
-_LAST_PATIENCE: Final = 256
+
+
+class Patiently(Protocol):
+    async def __call__(self, what: Callable[[], Awaitable[_T]]) -> _T:
+        """Call the database, again while it is away, for as long as that makes sense."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of one request. `nested` is the messages asked for with each conversation of a list."""
+    """The size of one request. `nested` is the messages asked for with each conversation."""
 
     limit: int
     nested: int = 0
 
-    def halved(self, full: Size) -> Size | None:
-        """The next smaller request; `None` if this is the smallest."""
-        if self.limit > 1:
-            return Size(self.limit // 2, self.nested)
-        # Without messages a list is light: it may be long again.
-        return Size(full.limit, 0) if self.nested else None
 
-    def rank(self) -> tuple[bool, int]:
-        return (self.nested > 0, self.limit)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One request, whatever its size: `name` tells it from the others of its kind."""
+
+    kind: str
+    name: str
+
+    @property
+    def full(self) -> Size:
+        """The most that is ever asked for."""
+        return _FULL[self.kind]
 
 
-@dataclass(slots=True)
-class SizeMemory:
-    """The size that works for one kind of list of one Page, for the life of the process."""
+_FULL: Final = {
+    "list": Size(LIST_LIMIT, NESTED_LIMIT),
+    "thread": Size(MESSAGES_LIMIT),
+    "conversation": Size(1, NESTED_LIMIT),
+}
 
-    full: Size
-    current: Size = field(init=False)
-    _successes: int = 0
-    _patience: int = _FIRST_PATIENCE
-    _grown: bool = False
 
-    def __post_init__(self) -> None:
-        self.current = self.full
+def list_place(cursor: str | None) -> Place:
+    """The page of a Page's list at `cursor`."""
+    return Place("list", cursor or "")
 
-    def within(self, ceiling: Size | None) -> Size:
-        """The size to ask for now; never above `ceiling`, the largest that this very page may have."""
-        if ceiling is None or self.current.rank() <= ceiling.rank():
-            return self.current
-        return ceiling
 
-    def refused(self, size: Size) -> Size | None:
-        """A request of `size` was too large. Returns the ceiling for that page, `None` if none is left."""
-        smaller = size.halved(self.full)
-        if smaller is not None and smaller.rank() < self.current.rank():
-            self.current = smaller
-        if self._grown:
-            self._patience = min(self._patience * 2, _LAST_PATIENCE)
-        self._grown = False
-        self._successes = 0
-        return smaller
+def thread_place(thread_id: str, cursor: str | None) -> Place:
+    """The page of a thread's messages at `cursor`."""
+    return Place("thread", f"{thread_id} {cursor or ''}")
 
-    def accepted(self, size: Size) -> None:
+
+def conversation_place(name: str) -> Place:
+    """One conversation with its newest messages: that of a thread, or of a person."""
+    return Place("conversation", name)
+
+
+class Sizes:
+    """The sizes of one Page's requests. `patiently` makes each call of the database."""
+
+    def __init__(self, store: SizeStore, page_id: str, patiently: Patiently) -> None:
+        self._store = store
+        self._page_id = page_id
+        self._patiently = patiently
+
+    async def now(self, place: Place) -> Size:
+        """The size to ask for now: never one that was refused there, unless nothing smaller is left."""
+        found = await self._patiently(
+            lambda: self._store.request_size(
+                page_id=self._page_id,
+                kind=place.kind,
+                place=place.name,
+                full_limit=place.full.limit,
+                full_nested=place.full.nested,
+            )
+        )
+        return Size(found.size_limit, found.nested)
+
+    async def accepted(self, place: Place, size: Size) -> None:
         """A request of `size` succeeded."""
-        if self.current == self.full or size.rank() < self.current.rank():
-            return
-        self._successes += 1
-        if self._successes < self._patience:
-            return
-        self._successes = 0
-        self._grown = True
-        if self.current.nested < self.full.nested and self.current.limit >= self.full.limit:
-            self.current = Size(1, self.full.nested)
-        else:
-            self.current = Size(min(self.current.limit * 2, self.full.limit), self.current.nested)
+        if size != place.full:
+            await self._record(place, size, "accepted")
 
+    async def refused(self, place: Place, size: Size) -> bool:
+        """A request of `size` was too large; whether a smaller one can be made."""
+        return await self._record(place, size, "refused")
 
-@dataclass(slots=True)
-class PageMemory:
-    """What is remembered of a Page between runs in one process."""
+    async def suspected(self, place: Place, size: Size) -> None:
+        """A request of `size` failed in a way that a smaller one may not."""
+        await self._record(place, size, "suspected")
 
-    lists: SizeMemory = field(default_factory=lambda: SizeMemory(Size(LIST_LIMIT, NESTED_LIMIT)))
-    threads: SizeMemory = field(default_factory=lambda: SizeMemory(Size(MESSAGES_LIMIT)))
-    unknown_fields: set[str] = field(default_factory=set)  # those this version of Graph does not have
+    async def _record(self, place: Place, size: Size, outcome: Outcome) -> bool:
+        return await self._patiently(
+            lambda: self._store.record_request_size(
+                page_id=self._page_id,
+                kind=place.kind,
+                place=place.name,
+                size_limit=size.limit,
+                nested=size.nested,
+                outcome=outcome,
+                full_limit=place.full.limit,
+                full_nested=place.full.nested,
+            )
+        )

@@ -1,4 +1,4 @@
-"""verify: reads Graph again and compares it with the mirror. It changes nothing but the call budget.
+"""verify: reads Graph again and compares it with the mirror, of which it changes nothing.
 
 What differs is decided in SQL (`compare_facts`, `compare_thread`); here Graph is walked and the findings
 are counted. Messages arrive and are edited while the reading goes on, so a finding that something under
@@ -30,11 +30,12 @@ from convsync.graph.reading import (
     read_conversations,
     read_messages,
 )
+from convsync.pages import PageToken
 from convsync.store import Finding, MirroredConversation, Store
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Graph, Time
 from convsync.sync.retry import BUDGETS, Backoff
-from convsync.sync.sizes import NESTED_LIMIT, PageMemory, Size, SizeMemory
+from convsync.sync.sizes import Place, Size, Sizes, conversation_place, list_place, thread_place
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -99,7 +100,7 @@ async def verify_page(
     store: Store,
     graph: Graph,
     page_id: str,
-    token: str,
+    token: PageToken,
     *,
     deep: bool,
     calls_per_second: float,
@@ -111,7 +112,7 @@ async def verify_page(
 
     `patience` is how many seconds what is under way gets to arrive before a finding is looked at again.
     Raises `GraphError` when the list, or a thread, cannot be read after all retries: then nothing is
-    known, and nothing claimed. A block is waited for.
+    known, and nothing claimed. A block is waited for; a token that turns out dead is marked.
     """
     verification = _Verification(
         store,
@@ -143,7 +144,7 @@ class _Verification:
         store: Store,
         graph: Graph,
         page_id: str,
-        token: str,
+        token: PageToken,
         *,
         deep: bool,
         calls_per_second: float,
@@ -153,6 +154,7 @@ class _Verification:
     ) -> None:
         self._store = store
         self._page_id = page_id
+        self._sealed = token.sealed
         self._deep = deep
         self._patience = patience
         self._time = time
@@ -165,11 +167,11 @@ class _Verification:
             fence=None,
             lane="repair",
             calls_per_second=calls_per_second,
-            token=token,
+            token=token.token,
             control=self._control,
         )
-        self._sizes = PageMemory()
-        self._node_sizes = SizeMemory(Size(1, NESTED_LIMIT))
+        self._sizes = Sizes(store, page_id, self._database)
+        self._unknown_fields: set[str] = set()
         self._report = Report(page_id)
         self._held_back = 0  # conversations that the list has and does not return
         self._listed: set[str] = set()  # threads
@@ -400,7 +402,7 @@ class _Verification:
             _moves_on(cursor, page.next_cursor)
             return page, at
 
-        return await self._get(node_path(self._page_id, "conversations"), params, self._sizes.lists, read)
+        return await self._get(node_path(self._page_id, "conversations"), params, list_place(cursor), read)
 
     async def _read_one(self, place: _Place) -> tuple[ListPage, datetime]:
         """Read one conversation, as a list of it."""
@@ -414,13 +416,12 @@ class _Verification:
             body = answer.data if place.thread_id is None else {"data": [answer.data]}
             return self._conversations(body, at), at
 
-        return await self._get(
-            path, lambda size: {**who, "fields": self._fields(size)}, self._node_sizes, read
-        )
+        one = conversation_place(place.thread_id or f"person {place.sender_id}")
+        return await self._get(path, lambda size: {**who, "fields": self._fields(size)}, one, read)
 
     async def _read_messages(self, thread_id: str, owner: str, cursor: str | None) -> MessagesPage:
         def params(size: Size) -> _Params:
-            asked: _Params = {"limit": size.limit, "fields": message_fields(self._sizes.unknown_fields)}
+            asked: _Params = {"limit": size.limit, "fields": message_fields(self._unknown_fields)}
             return asked if cursor is None else {**asked, "after": cursor}
 
         def read(answer: GraphAnswer, at: datetime) -> MessagesPage:
@@ -428,27 +429,28 @@ class _Verification:
             _moves_on(cursor, page.next_cursor)
             return page
 
-        return await self._get(node_path(thread_id, "messages"), params, self._sizes.threads, read)
+        return await self._get(
+            node_path(thread_id, "messages"), params, thread_place(thread_id, cursor), read
+        )
 
     def _fields(self, size: Size) -> str:
-        return list_fields(size.nested, self._sizes.unknown_fields)
+        return list_fields(size.nested, self._unknown_fields)
 
     def _conversations(self, body: Json, at: datetime) -> ListPage:
-        requested = [name for name in LIST_FIELDS if name not in self._sizes.unknown_fields]
+        requested = [name for name in LIST_FIELDS if name not in self._unknown_fields]
         return read_conversations(self._page_id, body, at, requested)
 
     async def _get(
         self,
         path: str,
         params: Callable[[Size], Mapping[str, str | int]],
-        sizes: SizeMemory,
+        place: Place,
         read: Callable[[GraphAnswer, datetime], _T],
     ) -> _T:
         """Call until an answer is read, waiting and asking for less as the error catalogue says."""
         failures: Counter[ErrorClass] = Counter()
-        ceiling: Size | None = None
         while True:
-            size = sizes.within(ceiling)
+            size = await self._sizes.now(place)
             self._control.lease_until = self._time.now() + _DATABASE_PATIENCE_SECONDS
             self._report.calls += 1
             try:
@@ -456,37 +458,43 @@ class _Verification:
             except GraphError as error:
                 failures[error.error_class] += 1
                 _log.warning("verify_call_failed", page_id=self._page_id, path=path, error=error.as_json())
-                ceiling = await self._after(error, sizes, size, ceiling, failures[error.error_class])
+                await self._after(error, place, size, failures[error.error_class])
             else:
-                sizes.accepted(size)
+                await self._sizes.accepted(place, size)
                 return page
 
-    async def _after(
-        self, error: GraphError, sizes: SizeMemory, size: Size, ceiling: Size | None, failed: int
-    ) -> Size | None:
-        """Do what an error asks for; return the ceiling of the next try, or raise the error."""
+    async def _after(self, error: GraphError, place: Place, size: Size, failed: int) -> None:
+        """Do what an error asks for before the next try, or raise it."""
         match error.error_class:
             case ErrorClass.THROTTLED:
                 # The block is recorded; the budget says when to call again.
-                return ceiling
+                return
             case ErrorClass.SHRINK:
-                smaller = sizes.refused(size)
-                if smaller is None:
+                if not await self._sizes.refused(place, size):
                     raise error
-                return smaller
+                return
             case ErrorClass.BAD_CURSOR:
                 raise error
+            case ErrorClass.TOKEN:
+                await self._database(
+                    lambda: self._store.mark_token(
+                        page_id=self._page_id,
+                        state="invalid",
+                        error=error.explained(),
+                        token_sealed=self._sealed,
+                    )
+                )
+                raise error
             case ErrorClass.BAD_REQUEST if error.unknown_field is not None:
-                if error.unknown_field in _COMPARED | self._sizes.unknown_fields:
+                if error.unknown_field in _COMPARED | self._unknown_fields:
                     raise error
-                self._sizes.unknown_fields.add(error.unknown_field)
-                return ceiling
+                self._unknown_fields.add(error.unknown_field)
+                return
             case ErrorClass.TRANSIENT if failed > 1 and (error.code == 1 or error.type in NO_WHOLE_ANSWER):
-                ceiling = sizes.refused(size) or ceiling
+                await self._sizes.suspected(place, size)
         if failed >= BUDGETS.get(error.error_class, 1):
             raise error
         await self._control.pause(self._control.backoff.delay(failed, self._time.random()))
-        return ceiling
 
     async def _database(self, what: Callable[[], Awaitable[_T]]) -> _T:
         self._control.lease_until = self._time.now() + _DATABASE_PATIENCE_SECONDS

@@ -19,7 +19,14 @@ import structlog
 
 from convsync.errors import BadData, InvalidArgument, NotFound
 from convsync.facts import Fact, Json, drift_name
-from convsync.graph.catalogue import NO_CONNECTION, NO_WHOLE_ANSWER, UNREADABLE, ErrorClass
+from convsync.graph.catalogue import (
+    LISTING_REFUSED,
+    MAY_BE_REFUSED_LISTING,
+    NO_CONNECTION,
+    NO_WHOLE_ANSWER,
+    UNREADABLE,
+    ErrorClass,
+)
 from convsync.graph.client import GraphAnswer, node_path
 from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
@@ -32,7 +39,7 @@ from convsync.graph.reading import (
 from convsync.sync.calls import Caller, Control, Stopped
 from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
 from convsync.sync.retry import BUDGETS
-from convsync.sync.sizes import PageMemory, Size, SizeMemory
+from convsync.sync.sizes import Place, Size, Sizes, list_place, thread_place
 
 _IGNORED_TOO_OFTEN: Final = 3
 # Without these a message or a thread cannot be told whose and when it is.
@@ -79,7 +86,7 @@ class Walker:
         page_id: str,
         run_id: int,
         fence: int,
-        memory: PageMemory,
+        unknown_fields: set[str],
         lease_seconds: float,
         token_works: Callable[[], Awaitable[None]],
         reload_token: Callable[[], Awaitable[str | None]],
@@ -93,7 +100,8 @@ class Walker:
         self._page_id = page_id
         self._run_id = run_id
         self._fence = fence
-        self._memory = memory
+        self._unknown_fields = unknown_fields
+        self._sizes = Sizes(store, page_id, control.patiently)
         self._lease_seconds = lease_seconds
         self._token_works = token_works
         self._reload_token = reload_token
@@ -101,7 +109,6 @@ class Walker:
         self._saw_drift = saw_drift
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
-        self._ceilings: dict[tuple[str, str, str | None], Size] = {}
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
         self._reloading = asyncio.Lock()
 
@@ -149,13 +156,17 @@ class Walker:
     async def _carry(self, work: Work) -> None:
         """Read one page and apply it, or record why it could not be read."""
         try:
-            page = await self._read(work)
+            try:
+                page = await self._read(work)
+            except _GaveUp as gave_up:
+                error = gave_up.error
+                if work.kind == "list" and await self._is_refused_listing(error):
+                    error = error.inferred(LISTING_REFUSED)
+                await self._fail(work, gave_up.attempts, error.as_json())
+                if work.kind == "list" and error.error_class is ErrorClass.PERMISSION:
+                    self._control.stop("permission_denied", failed=True)
+                return
         except (Stopped, _Restarted):
-            return
-        except _GaveUp as gave_up:
-            await self._fail(work, gave_up.attempts, gave_up.error.as_json())
-            if work.kind == "list" and gave_up.error.error_class is ErrorClass.PERMISSION:
-                self._control.stop("permission_denied", failed=True)
             return
         try:
             applied = await self._control.patiently(
@@ -208,12 +219,11 @@ class Walker:
 
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
-        sizes = self._memory.lists if work.kind == "list" else self._memory.threads
-        place = (work.kind, work.thread_id, work.cursor)
-        ceiling = self._ceilings.get(place)
+        listing = work.kind == "list"
+        place = list_place(work.cursor) if listing else thread_place(work.thread_id, work.cursor)
         failures: Counter[ErrorClass] = Counter()
         while True:
-            size = sizes.within(ceiling)
+            size = await self._sizes.now(place)
             path, params = self._request(work, size)
             token = self._caller.token
             try:
@@ -229,9 +239,9 @@ class Walker:
                     failures=failures[error.error_class],
                     error=error.as_json(),
                 )
-                ceiling = await self._after(error, work, sizes, size, ceiling, failures, token)
+                await self._after(error, work, place, size, failures, token)
             else:
-                sizes.accepted(size)
+                await self._sizes.accepted(place, size)
                 self._saw_drift((self._page_id, name) for name in page.drift.elements())
                 await self._token_works()
                 return page
@@ -240,13 +250,12 @@ class Walker:
         self,
         error: GraphError,
         work: Work,
-        sizes: SizeMemory,
+        place: Place,
         size: Size,
-        ceiling: Size | None,
         failures: Counter[ErrorClass],
         token: str,
-    ) -> Size | None:
-        """Do what an error asks for; return the ceiling of the next try, or raise what ends the tries."""
+    ) -> None:
+        """Do what an error asks for before the next try; raise what ends the tries."""
         failed = failures[error.error_class]
         if error.type == NO_CONNECTION and failed >= BUDGETS[ErrorClass.TRANSIENT]:
             # Graph is not to be reached, which says nothing of this page: the run waits at its cursors.
@@ -255,31 +264,48 @@ class Walker:
         match error.error_class:
             case ErrorClass.THROTTLED:
                 # The block is recorded; the budget says when to call again. No try is used up.
-                return ceiling
-            case ErrorClass.SHRINK:
-                smaller = sizes.refused(size)
-                if smaller is not None:
-                    # For the rest of the run: the list is read again from its front, and a size that grew
-                    # back elsewhere is refused here as it was before.
-                    self._ceilings[work.kind, work.thread_id, work.cursor] = smaller
-                    failures[ErrorClass.SHRINK] = 0
-                    return smaller
-                ceiling = size
+                return
+            case ErrorClass.SHRINK if await self._sizes.refused(place, size):
+                failures[ErrorClass.SHRINK] = 0
+                return
             case ErrorClass.BAD_CURSOR if work.cursor is not None:
                 await self._restart(work, error, failures)
             case ErrorClass.TOKEN:
                 await self._replace_token(token, error)
                 if failed < 3:
-                    return ceiling
+                    return
             case ErrorClass.BAD_REQUEST if self._without(error.unknown_field):
-                return ceiling
+                return
             case ErrorClass.TRANSIENT if failed > 1 and (error.code == 1 or error.type in NO_WHOLE_ANSWER):
                 # Perhaps no accident: Meta also runs out of time over pages that are too large.
-                ceiling = sizes.refused(size) or ceiling
+                await self._sizes.suspected(place, size)
         if failed >= BUDGETS.get(error.error_class, 1):
             raise _GaveUp(error, failures.total())
         await self._control.pause(self._control.backoff.delay(failed, self._control.time.random()))
-        return ceiling
+
+    async def _is_refused_listing(self, error: GraphError) -> bool:
+        """Whether Meta refuses the list as such: not one conversation of it comes, and the Page answers."""
+        if error.rule.name not in MAY_BE_REFUSED_LISTING:
+            return False
+        one: dict[str, str | int] = {"platform": "messenger", "limit": 1, "fields": "id"}
+        refusal = await self._probe(node_path(self._page_id, "conversations"), one)
+        if refusal is None or refusal.rule.name not in MAY_BE_REFUSED_LISTING:
+            return False
+        return await self._probe(node_path(self._page_id), {"fields": "id"}) is None
+
+    async def _probe(self, path: str, params: Mapping[str, str | int]) -> GraphError | None:
+        """Make one call for what becomes of it; `None` if it is answered."""
+        while True:
+            token = self._caller.token
+            try:
+                await self._caller.call(path, params, lambda answer, granted_at: None)
+            except GraphError as error:
+                if error.error_class is ErrorClass.TOKEN:
+                    await self._replace_token(token, error)
+                elif error.error_class is not ErrorClass.THROTTLED:
+                    return error
+            else:
+                return None
 
     async def _restart(self, work: Work, error: GraphError, failures: Counter[ErrorClass]) -> None:
         key = (work.kind, work.thread_id)
@@ -318,13 +344,13 @@ class Walker:
 
     def _without(self, field: str | None) -> bool:
         """Stop asking for a field that this version of Graph does not have; false if that is no way out."""
-        if field is None or field in _ESSENTIAL or field in self._memory.unknown_fields:
+        if field is None or field in _ESSENTIAL or field in self._unknown_fields:
             return False
-        self._memory.unknown_fields.add(field)
+        self._unknown_fields.add(field)
         return True
 
     def _request(self, work: Work, size: Size) -> tuple[str, Mapping[str, str | int]]:
-        without = self._memory.unknown_fields
+        without = self._unknown_fields
         params: dict[str, str | int] = {"limit": size.limit}
         if work.cursor is not None:
             params["after"] = work.cursor
@@ -337,7 +363,7 @@ class Walker:
 
     def _reader(self, work: Work) -> Callable[[GraphAnswer, datetime], _Page]:
         def read_list(answer: GraphAnswer, granted_at: datetime) -> _Page:
-            requested = [name for name in LIST_FIELDS if name not in self._memory.unknown_fields]
+            requested = [name for name in LIST_FIELDS if name not in self._unknown_fields]
             page = read_conversations(self._page_id, answer.data, granted_at, requested)
             self._not_in_place(work, page.next_cursor)
             drift = page.drift + _version_drift(answer)

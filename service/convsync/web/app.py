@@ -21,7 +21,7 @@ from convsync.observe.alerts import Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.observe.watch import WriteWatch
-from convsync.settings import Settings
+from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
@@ -33,6 +33,7 @@ from convsync.web.routes import (
     console,
     conversations,
     dead_letters,
+    erasing,
     health,
     metrics,
     pages,
@@ -73,6 +74,7 @@ _MODULES = (
     console,
     conversations,
     dead_letters,
+    erasing,
     health,
     metrics,
     pages,
@@ -180,7 +182,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         commit=commit,
         store=store,
         alerter=alerter,
-        hidden_consumers=[f"{key.name}/" for key in app[middlewares.KEYS] if key.pages],
+        hidden_consumers=limited_consumers(app[middlewares.KEYS]),
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
     async with asyncio.TaskGroup() as group:

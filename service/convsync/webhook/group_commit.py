@@ -2,9 +2,9 @@
 
 While one call is in the database the next batch collects; no timer delays a lone delivery. A batch that has
 become as large as the one under way does not wait for it: under load the database always finds the next one
-ready. Calls that are under way at once have no conversation in common, so that none waits for another's
-locks. `submit` returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets
-its 200.
+ready. Batches that are under way at once have no conversation in common, so that none waits for another's
+locks. That saves time and nothing else: the row lock of a conversation orders whatever comes for it. `submit`
+returns after the COMMIT of all facts of its delivery, and not before: that is when Meta gets its 200.
 
 What goes wrong, and who pays for it:
 
@@ -15,7 +15,9 @@ What goes wrong, and who pays for it:
 - A conversation locked by somebody else's session: nobody can tell which one it is before the call has
   waited a second for it (55P03). So a call that takes long is overtaken by the next batches. After 55P03
   the deliveries of that batch go on one by one beside the main lane. Those of the locked conversation keep
-  trying; and until one of them has passed, what comes for it stays out of the main lane.
+  trying; and until one of them has passed, what comes for it stays out of the main lane. The lanes beside it
+  do not ask what else is under way, they are there to wait: one that waits for a lock may hold the lock of
+  another conversation of its delivery meanwhile, and who needs that is overtaken in its turn.
 - Cancelled by a timeout (57014): halved, since the same size would be cancelled again.
 - Anything else (a defect): halved as well, so that one delivery cannot hold up the others for ever; only
   as often as it takes to find a single culprit, because what fails everywhere is nobody's fault.
@@ -30,17 +32,16 @@ import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import orjson
 import structlog
 
-from convsync.facts import DeadLetter, Fact, clean
+from convsync.facts import DeadLetter, Fact
 from convsync.webhook.waiting_room import (
     Entry,
     Key,
     QueueFull,
     RefusedError,
+    Submitted,
     TookTooLong,
     Unavailable,
     WaitingRoom,
@@ -75,21 +76,13 @@ class _Call:
     overtaken: bool = False
 
 
-class Submitted(Protocol):
-    """What `submit` needs of a delivery."""
-
-    @property
-    def facts(self) -> Sequence[Fact]: ...
-
-
-def dead_letter(fact: Fact, error: BaseException) -> DeadLetter:
-    """The fact the database refused, as its JSON, with the database's own short reason."""
+def dead_letter(fact: Fact, error: BaseException, raw: bytes) -> DeadLetter:
+    """The fact the database refused, as the bytes that told it, with the database's own short reason."""
     diag = getattr(error, "diag", None)
     # Not str(error): what a driver prints holds the failing row and the query.
     message = getattr(error, "message", None) or getattr(diag, "message_primary", None)
     state = getattr(error, "sqlstate", None)
     parts = [str(part) for part in (state, message or type(error).__name__) if part]
-    raw = orjson.dumps(clean(fact.as_json()), option=orjson.OPT_UTC_Z, default=str)
     return DeadLetter(fact.page_id, "refused: " + " ".join(parts)[:300], raw)
 
 
@@ -109,7 +102,7 @@ class GroupCommit:
         *,
         is_poison: Callable[[BaseException], bool],
         is_transient: Callable[[BaseException], bool],
-        to_dead_letter: Callable[[Fact, BaseException], DeadLetter] = dead_letter,
+        to_dead_letter: Callable[[Fact, BaseException, bytes], DeadLetter] = dead_letter,
         max_waiting: int = 20_000,
         max_batch: int = 2_500,
         patience: float = 4.0,
@@ -138,7 +131,7 @@ class GroupCommit:
         self._stuck: deque[Entry] = deque()  # of a conversation known to be locked
         # Until when it is taken to be locked. One that passes ends that sooner: the time only bounds memory.
         self._stuck_keys: dict[Key, float] = {}
-        self._under_way: dict[Entry, set[Key]] = {}  # what went into a call and is not settled
+        self._under_way: dict[Entry, set[Key]] = {}  # what went into a batch and is not settled
         self._occupied: Counter[Key] = Counter()  # how many of those a conversation has
         self._held: dict[Key, list[Entry]] = {}  # until nothing of the conversation is under way
         self._overlooked: set[Entry] = set()  # held back more than once, of several conversations in turn
@@ -184,7 +177,7 @@ class GroupCommit:
             return
         loop = asyncio.get_running_loop()
         try:
-            entry = self._room.enter(facts, loop.time() + self._patience, loop.create_future())
+            entry = self._room.enter(delivery, loop.time() + self._patience, loop.create_future())
         except QueueFull:
             self.refused_full += 1
             raise
@@ -378,7 +371,7 @@ class GroupCommit:
     async def _commit_apart(self, entry: Entry, refusal: Exception) -> None:
         """Commit a delivery that as a whole met `refusal`, in as many calls as it takes."""
         try:
-            await self._divide(entry.facts, entry.deadline, refusal)
+            await self._divide(entry, entry.facts, refusal)
         except Unavailable as unavailable:
             self._settle(entry, unavailable)
         except Exception as error:
@@ -390,25 +383,25 @@ class GroupCommit:
         else:
             self._settle(entry)
 
-    async def _divide(self, facts: Sequence[Fact], deadline: float, refusal: Exception) -> None:
-        """Commit facts that together met `refusal`: poison becomes dead letters, the rest commits."""
+    async def _divide(self, entry: Entry, facts: Sequence[Fact], refusal: Exception) -> None:
+        """Commit facts of one delivery that together met `refusal`; poison becomes dead letters."""
         if len(facts) > 1:
             middle = len(facts) // 2
             for half in (facts[:middle], facts[middle:]):
                 try:
-                    await self._call(half, deadline)
+                    await self._call(half, entry.deadline)
                 except Exception as error:
                     if not self._divisible(error):
                         raise
-                    await self._divide(half, deadline, error)
+                    await self._divide(entry, half, error)
             return
         fact = facts[0]
         if not self._is_poison(refusal) or isinstance(fact, DeadLetter):
             raise refusal
         self.poison += 1
-        letter = self._to_dead_letter(fact, refusal)
+        letter = self._to_dead_letter(fact, refusal, entry.delivery.bytes_of(fact))
         _log.error("group_commit.poison", page_id=fact.page_id, reason=letter.reason)
-        await self._call([letter], deadline)
+        await self._call([letter], entry.deadline)
 
     def _divisible(self, error: Exception) -> bool:
         return self._is_poison(error) or _sqlstate(error) == CANCELLED
@@ -445,7 +438,7 @@ class GroupCommit:
         """Full jitter: a random part of a bound that doubles."""
         return self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
 
-    # What is under way: of one conversation, one thing at a time.
+    # What went into batches: of one conversation, into one at a time.
 
     def _occupy(self, entry: Entry) -> None:
         self._overlooked.discard(entry)
@@ -473,7 +466,7 @@ class GroupCommit:
         return True
 
     async def _isolate(self, entries: Sequence[Entry]) -> None:
-        """Let them go on one by one, of each conversation one first: no two lanes shall wait for one lock."""
+        """Let them go on one by one, of each conversation one first: that tells whether it is locked."""
         firsts: list[Entry] = []
         others: list[Entry] = []
         seen: set[Key] = set()

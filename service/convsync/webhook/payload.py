@@ -4,8 +4,8 @@
 
 One delivery may hold up to a thousand updates of several Pages. What cannot be understood becomes a dead
 letter of its own and its siblings pass; only a body that is no envelope at all is refused. The raw bytes
-of a dead letter are those of the delivery where the item was alone in it, else an envelope written anew
-with that one item in it: `parse(letter.raw, ..)` replays it.
+of a dead letter are those of the delivery without the other items: the item is in it byte for byte, and
+`parse(letter.raw, ..)` replays it.
 https://developers.facebook.com/docs/messenger-platform/webhooks
 """
 
@@ -29,10 +29,9 @@ from convsync.webhook.events import (
     validated,
 )
 from convsync.webhook.models import Id, Instant, LabelChange, ThreadChange
+from convsync.webhook.source import CHANNELS, ENTRY_KEYS, Source
 
 _OBJECTS = frozenset(("page", "instagram"))
-_CHANNELS = ("messaging", "standby", "changes", "changed_fields")
-_ENTRY_KEYS = frozenset(("id", "time", "uid", "hop_context", *_CHANNELS))
 _CHANGE_KEYS = frozenset(("field", "value"))
 # What writes the facts out again nests at most 254 deep; fewer brackets than this cannot be too many.
 _SURELY_SHALLOW = 200
@@ -72,6 +71,11 @@ class Delivery:
     pages: set[str] = field(default_factory=set)
     unknown: list[tuple[str, str]] = field(default_factory=list)
     threads_to_read: list[tuple[str, str]] = field(default_factory=list)
+    source: Source = field(default_factory=lambda: Source(b"", alone=True), repr=False, compare=False)
+
+    def bytes_of(self, fact: Fact) -> bytes:
+        """The delivery as it came, without the items that this fact (of `facts`, the object) is not from."""
+        return self.source.of(next(place for place, one in enumerate(self.facts) if one is fact))
 
 
 def parse(raw: bytes, received_at: datetime) -> Delivery:
@@ -84,16 +88,16 @@ def parse(raw: bytes, received_at: datetime) -> Delivery:
         raise NotAnEnvelope("the body is not an object")
     kind, entries = body.get("object"), body.get("entry")
     if isinstance(kind, str) and isinstance(entries, list):
-        reader = _Reader(raw, kind, received_at, exact, alone=_holds_one(entries))
+        reader = _Reader(Source(raw, alone=_holds_one(entries)), kind, received_at, exact)
         for key, value in body.items():
             if key not in ("object", "entry"):
                 reader.drift("", key)
                 reader.around[key] = value
-        for entry in entries:
-            reader.entry(entry)
+        for number, entry in enumerate(entries):
+            reader.entry(number, entry)
         return reader.delivery
     if isinstance(body.get("field"), str) and "value" in body and "entry" not in body:
-        reader = _Reader(raw, "page", received_at, exact, alone=True)
+        reader = _Reader(Source(raw, alone=True), "page", received_at, exact)
         reader.bare(body)
         return reader.delivery
     raise NotAnEnvelope("the body has no `object` and list `entry`")
@@ -132,95 +136,76 @@ def _number(digits: str) -> float | str:
 class _Reader:
     """Walks one delivery. Not `exact`: each item is checked, and cleaned, before it is read."""
 
-    def __init__(self, raw: bytes, kind: str, received_at: datetime, exact: bool, *, alone: bool) -> None:
-        self.raw = raw
+    def __init__(self, source: Source, kind: str, received_at: datetime, exact: bool) -> None:
+        self.source = source
         self.kind = kind
         self.received_at = received_at
         self.exact = exact
-        self.alone = alone
         self.around: Json = {}  # fields of the delivery that nobody has heard of
-        self.delivery = Delivery()
+        self.delivery = Delivery(source=source)
 
     def drift(self, page_id: str, *path: str) -> None:
         self.delivery.unknown.append((page_id, drift_name(*path)))
 
-    def dead(self, page_id: str, reason: str, part: Json) -> None:
-        """Keep `part` of an envelope: `{"entry": [..]}`, or a bare change."""
-        self.delivery.facts.append(DeadLetter(page_id, reason, self._bytes(part)))
+    def dead(self, page_id: str, reason: str, *part: Any) -> None:
+        """Keep a part of the delivery: see Source.part."""
+        self.delivery.facts.append(DeadLetter(page_id, reason, self.source.part(*part)))
 
-    def _bytes(self, part: Json) -> bytes:
-        if self.alone:
-            return self.raw
-        try:
-            return orjson.dumps(part)
-        except TypeError:
-            pass
-        try:
-            return json.dumps(part, separators=(",", ":")).encode()
-        except (ValueError, RecursionError):
-            return self.raw
-
-    def entry(self, entry: object) -> None:
-        whole: Json = {"object": self.kind, "entry": [entry]}
+    def entry(self, number: int, entry: object) -> None:
         if self.kind not in _OBJECTS:
             self.drift("", "object", self.kind)
-            self.dead("", "object: neither page nor instagram", whole)
+            self.dead("", "object: neither page nor instagram", number)
             return
         if not isinstance(entry, dict):
-            self.dead("", "entry: not an object", whole)
+            self.dead("", "entry: not an object", number)
             return
         try:
             page_id = _id(entry.get("id"))
         except ValidationError as error:
-            self.dead("", f"entry.id: {error.errors()[0]['msg']}", whole)
+            self.dead("", f"entry.id: {error.errors()[0]['msg']}", number)
             return
         self.delivery.pages.add(page_id)
         entry_time = self._time(page_id, entry.get("time"))
-        envelope: Json = {"id": entry["id"]}
-        if "time" in entry:
-            envelope["time"] = entry["time"]
-
-        around = {key: v for key, v in entry.items() if key not in _ENTRY_KEYS and not isinstance(v, list)}
+        around = {key: v for key, v in entry.items() if key not in ENTRY_KEYS and not isinstance(v, list)}
         unheard = self._storable({**self.around, **({"entry": around} if around else {})})
         understood = False
-        for channel in _CHANNELS:
+        for channel in CHANNELS:
             items = entry.get(channel)
             if items is None:
                 continue
             understood = True
             if not isinstance(items, list):
-                self._dead_item(page_id, f"entry.{channel}: not a list", envelope, channel, items)
+                self.dead(page_id, f"entry.{channel}: not a list", number, channel)
                 continue
-            for item in items:
+            for place, item in enumerate(items):
                 if channel == "changed_fields":
                     named = item if isinstance(item, str) else type(item).__name__
                     self.drift(page_id, "changed_fields", named)
                     continue
+                self.source.told(len(self.delivery.facts), number, channel, place)
                 problems = self._item(page_id, channel, item, entry_time, unheard)
                 if problems:
-                    self._dead_item(page_id, "; ".join(problems), envelope, channel, [item])
+                    self.dead(page_id, "; ".join(problems), number, channel, place)
         for key, value in entry.items():
-            if key not in _ENTRY_KEYS:
+            if key not in ENTRY_KEYS:
                 self.drift(page_id, "entry", key)
                 if isinstance(value, list) and value:  # it may be a new channel: nothing is dropped
                     understood = True
-                    self._dead_item(
-                        page_id, f"{drift_name('entry', key)}: not a known list", envelope, key, value
-                    )
+                    self.dead(page_id, f"{drift_name('entry', key)}: not a known list", number, key)
         if not understood:
-            self.dead(page_id, "entry: none of messaging, standby, changes", whole)
+            self.dead(page_id, "entry: none of messaging, standby, changes", number)
 
     def bare(self, change: Json) -> None:
         """`{"field", "value"}`: what the App Dashboard's test button sends. It names no entry."""
         value = change["value"]
         page_id = _page_of(value) if isinstance(value, dict) else None
         if page_id is None:
-            self.dead("", "value: names no Page", change)
+            self.dead("", "value: names no Page", 0)
             return
         self.delivery.pages.add(page_id)
         problems = self._item(page_id, "changes", change, None, {})
         if problems:
-            self.dead(page_id, "; ".join(problems), change)
+            self.dead(page_id, "; ".join(problems), 0)
 
     def _time(self, page_id: str, value: object) -> datetime | None:
         if value is None:
@@ -230,9 +215,6 @@ class _Reader:
         except ValidationError:
             self.drift(page_id, "entry", "time")
             return None
-
-    def _dead_item(self, page_id: str, reason: str, envelope: Json, channel: str, items: object) -> None:
-        self.dead(page_id, reason, {"object": self.kind, "entry": [{**envelope, channel: items}]})
 
     def _storable(self, around: Json) -> Json:
         """`around`, without what cannot be stored."""

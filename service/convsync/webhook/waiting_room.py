@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from convsync.facts import DeadLetter, Fact, PageEvent
 
@@ -28,6 +29,16 @@ class Unavailable(RefusedError):
     """The database is away, or the service is stopping."""
 
 
+class Submitted(Protocol):
+    """What is needed of a delivery."""
+
+    @property
+    def facts(self) -> Sequence[Fact]: ...
+
+    def bytes_of(self, fact: Fact) -> bytes:
+        """The bytes that told one of its facts, for a dead letter."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One delivery on its way. `outcome` resolves to None after the commit, else to the refusal; it is
@@ -37,6 +48,7 @@ class Entry:
     for another delivery of one of its conversations.
     """
 
+    delivery: Submitted
     facts: Sequence[Fact]
     weights: Mapping[str, int]
     deadline: float
@@ -75,15 +87,16 @@ class WaitingRoom:
         return bool(self._queues)
 
     def enter(
-        self, facts: Sequence[Fact], deadline: float, outcome: asyncio.Future[RefusedError | None]
+        self, delivery: Submitted, deadline: float, outcome: asyncio.Future[RefusedError | None]
     ) -> Entry:
         """Take a delivery in. Raises QueueFull."""
+        facts = delivery.facts
         weights = _weights(facts)
         full = self.held and self.held + len(facts) > self._max_waiting
         half = self._max_waiting // 2
         if full or any(self._held[page] and self._held[page] + more > half for page, more in weights.items()):
             raise QueueFull("too many facts are waiting" + ("" if full else " for one Page"))
-        entry = Entry(facts, weights, deadline, outcome)
+        entry = Entry(delivery, facts, weights, deadline, outcome)
         self._open.add(entry)
         self._held.update(weights)
         self.held += len(facts)

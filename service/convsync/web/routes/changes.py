@@ -34,9 +34,8 @@ def _pages(request: web.Request) -> list[str] | None:
 
 
 def _consumer(request: web.Request, name: str) -> str:
-    """The consumer as it is stored: a key limited to Pages has consumers of its own."""
-    key = request[KEY]
-    return f"{key.name}/{name}" if key.pages and name else name
+    """The consumer as it is stored."""
+    return f"{request[KEY].consumer_prefix}{name}" if name else name
 
 
 @route("GET", "/api/changes", access="read")
@@ -58,6 +57,12 @@ async def list_changes(request: web.Request) -> web.Response:
             "more": len(changes) == limit,
         }
     )
+
+
+@route("GET", "/api/changes/end", access="read")
+async def feed_end(request: web.Request) -> web.Response:
+    """The `position` to go on from after a read of the mirror that begins now."""
+    return web.json_response({"position": await request.app[STORE].feed_end()})
 
 
 @route("POST", "/api/changes/{consumer}/position", access="operate")

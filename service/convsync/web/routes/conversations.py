@@ -32,6 +32,7 @@ class Patch(BaseModel):
     tags: list[Tag] = Field(default=[], max_length=200)
     assignee: Annotated[str, Field(max_length=500)] | None = None
     note: Annotated[str, Field(max_length=100_000)] | None = None
+    timezone: Annotated[str, Field(max_length=100)] | None = None
 
 
 def _page(request: web.Request) -> str:
@@ -118,19 +119,19 @@ async def list_page_events(request: web.Request) -> web.Response:
 
 @route("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing", access="read")
 async def contact_timing(request: web.Request) -> web.Response:
-    """When this person writes: 7 x 24 counts in the zone `tz`."""
+    """When this person writes: 7 x 24 counts in the zone `tz`, else in the person's own, else in UTC."""
     timing = await request.app[STORE].contact_timing(
         page_id=_page(request),
         conversation_id=_conversation_id(request),
-        timezone=request.query.get("tz") or "UTC",
+        timezone=request.query.get("tz") or None,
     )
     return web.json_response(timing)
 
 
 @route("GET", "/api/pages/{page_id}/timing", access="read")
 async def page_timing(request: web.Request) -> web.Response:
-    """When everybody on the Page writes."""
+    """When everybody on the Page writes, in the zone `tz`, else in UTC."""
     timing = await request.app[STORE].contact_timing(
-        page_id=_page(request), timezone=request.query.get("tz") or "UTC"
+        page_id=_page(request), timezone=request.query.get("tz") or None
     )
     return web.json_response(timing)
