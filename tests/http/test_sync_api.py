@@ -184,7 +184,7 @@ async def test_many_who_begin_at_once_begin_one_sync(syncing: Service, page_id: 
     gate.open()
 
 
-@pytest.mark.parametrize("mode", ["incremental", "reconcile"])
+@pytest.mark.parametrize("mode", ["reconcile"])
 async def test_a_mode_that_does_not_exist_yet_is_unavailable(
     service: Service, owner: Owner, mode: str
 ) -> None:

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-AVAILABLE_MODES = ("full",)
+AVAILABLE_MODES = ("full", "incremental")
 """Of full, incremental and reconcile. Asking for another answers 422 `mode_unavailable`."""

@@ -106,6 +106,7 @@ class SyncStore(Protocol):
         lease_seconds: float,
         restart: bool,
         request_id: str | None,
+        depth_seconds: float,
     ) -> Begun:
         """Begin or resume; `AlreadyRunning` if one of this kind runs."""
         ...
@@ -130,8 +131,13 @@ class SyncStore(Protocol):
         unreadable: int,
         lease_seconds: float,
         walk_pass: int,
+        oldest: datetime | None,
+        newest: datetime | None,
     ) -> Applied:
-        """Facts, cursor, counters and lease in one transaction; the same page again changes nothing."""
+        """Facts, cursor, counters and lease in one transaction; the same page again changes nothing.
+
+        `oldest` and `newest` are message times of a page of a thread.
+        """
         ...
 
     async def restart_sync_list(

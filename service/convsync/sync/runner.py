@@ -59,6 +59,7 @@ class RunnerSettings:
     """`calls_per_second` 0 means no limit. More `concurrency` loses more calls to a killed process.
 
     `rest_seconds` is how long a run that met its deadline rests before `supervise` resumes it.
+    `depth_seconds` is how old messages may be that every reconcile reads again.
     """
 
     calls_per_second: float = 2.0
@@ -66,6 +67,7 @@ class RunnerSettings:
     lease_seconds: float = 15.0
     poll_seconds: float = 2.0
     rest_seconds: float = 60.0
+    depth_seconds: float = 7 * 86400.0
 
 
 class SyncRunner:
@@ -206,6 +208,7 @@ class SyncRunner:
                 lease_seconds=self._settings.lease_seconds,
                 restart=restart,
                 request_id=request_id,
+                depth_seconds=self._settings.depth_seconds,
             ),
             until=lambda: give_up,
             time=self._time,
@@ -327,6 +330,7 @@ class _Attempt:
             run_id=self._run_id,
             fence=self._fence,
             memory=self._runner._memory.setdefault(self._page_id, PageMemory()),
+            mode=self._mode,
             lease_seconds=self._settings.lease_seconds,
             token_works=self._token_works,
             reload_token=self._token_if_replaced,

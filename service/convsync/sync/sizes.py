@@ -17,6 +17,9 @@ MESSAGES_LIMIT: Final = 100  # more is cut by Meta without a word
 # 170 calls and at most 831 messages at once; 50 x 25 takes 373 calls and 662.
 NESTED_LIMIT: Final = MESSAGES_LIMIT
 LIST_LIMIT: Final = 25
+# Where little has changed the list is what costs, and a few messages of each thread tell what has.
+CHANGES_LIST_LIMIT: Final = 200
+CHANGES_NESTED_LIMIT: Final = 10
 _FIRST_PATIENCE: Final = 4
 _LAST_PATIENCE: Final = 256
 
@@ -30,13 +33,16 @@ class Size:
 
     def halved(self, full: Size) -> Size | None:
         """The next smaller request; `None` if this is the smallest."""
+        if self.limit > 1 and 1 < self.nested <= CHANGES_NESTED_LIMIT:
+            # A list that only looks for changes still sees them with one message each.
+            return Size(self.limit, 1)
         if self.limit > 1:
             return Size(self.limit // 2, self.nested)
         # Without messages a list is light: it may be long again.
         return Size(full.limit, 0) if self.nested else None
 
-    def rank(self) -> tuple[bool, int]:
-        return (self.nested > 0, self.limit)
+    def rank(self) -> tuple[bool, int, int]:
+        return (self.nested > 0, self.limit, self.nested)
 
 
 @dataclass(slots=True)
@@ -78,7 +84,9 @@ class SizeMemory:
             return
         self._successes = 0
         self._grown = True
-        if self.current.nested < self.full.nested and self.current.limit >= self.full.limit:
+        if self.current.nested and self.current.limit >= self.full.limit:
+            self.current = self.full
+        elif self.current.nested < self.full.nested and self.current.limit >= self.full.limit:
             self.current = Size(1, self.full.nested)
         else:
             self.current = Size(min(self.current.limit * 2, self.full.limit), self.current.nested)
@@ -89,5 +97,8 @@ class PageMemory:
     """What is remembered of a Page between runs in one process."""
 
     lists: SizeMemory = field(default_factory=lambda: SizeMemory(Size(LIST_LIMIT, NESTED_LIMIT)))
+    changes: SizeMemory = field(
+        default_factory=lambda: SizeMemory(Size(CHANGES_LIST_LIMIT, CHANGES_NESTED_LIMIT))
+    )
     threads: SizeMemory = field(default_factory=lambda: SizeMemory(Size(MESSAGES_LIMIT)))
     unknown_fields: set[str] = field(default_factory=set)  # those this version of Graph does not have

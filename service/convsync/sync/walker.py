@@ -49,6 +49,8 @@ class _Page:
     next_cursor: str | None
     unreadable: int
     drift: Counter[str]
+    newest: datetime | None = None  # of a thread; of the list's threads each says its own
+    oldest: datetime | None = None
 
 
 class _GaveUp(Exception):
@@ -80,6 +82,7 @@ class Walker:
         run_id: int,
         fence: int,
         memory: PageMemory,
+        mode: str = "full",
         lease_seconds: float,
         token_works: Callable[[], Awaitable[None]],
         reload_token: Callable[[], Awaitable[str | None]],
@@ -94,6 +97,7 @@ class Walker:
         self._run_id = run_id
         self._fence = fence
         self._memory = memory
+        self._lists = memory.lists if mode == "full" else memory.changes
         self._lease_seconds = lease_seconds
         self._token_works = token_works
         self._reload_token = reload_token
@@ -173,6 +177,8 @@ class Walker:
                     unreadable=page.unreadable,
                     lease_seconds=self._lease_seconds,
                     walk_pass=work.walk_pass,
+                    oldest=page.oldest,
+                    newest=page.newest,
                 )
             )
         except (BadData, InvalidArgument) as error:
@@ -208,7 +214,7 @@ class Walker:
 
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
-        sizes = self._memory.lists if work.kind == "list" else self._memory.threads
+        sizes = self._memory.threads if work.kind == "thread" else self._lists
         place = (work.kind, work.thread_id, work.cursor)
         ceiling = self._ceilings.get(place)
         failures: Counter[ErrorClass] = Counter()
@@ -348,7 +354,16 @@ class Walker:
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
             drift = page.drift + _version_drift(answer)
-            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable, drift)
+            return _Page(
+                granted_at,
+                page.facts,
+                [],
+                page.next_cursor,
+                page.unreadable,
+                drift,
+                page.newest,
+                page.oldest,
+            )
 
         return read_list if work.kind == "list" else read_thread
 
