@@ -43,14 +43,15 @@ alter table convsync.sync_cursors
   add column newest_at timestamptz,
   add column depth_at timestamptz,
   add column share_before timestamptz,
+  add column share_thread text collate "C",
   add column oldest_updated timestamptz,
   add column out_of_order boolean not null default false;
-comment on column convsync.sync_cursors.stop_at is 'A thread is read until a page reaches messages older than this; null or -infinity: to its end.';
+comment on column convsync.sync_cursors.stop_at is 'A thread is read until a page reaches messages older than this; null: to its end.';
 comment on column convsync.sync_cursors.listed_at is 'When the list told what this row says of the thread; null: no list did.';
 comment on column convsync.sync_cursors.read_began_at is 'When the read of this thread began, with its nested slice or its first page.';
 comment on column convsync.sync_cursors.newest_at is 'The newest message time that this read of the thread has seen.';
 comment on column convsync.sync_cursors.depth_at is 'Of a reconcile''s list: messages newer than this are read again.';
-comment on column convsync.sync_cursors.share_before is 'Of a reconcile''s list: threads last read to the end up to then are its share, read to the end again.';
+comment on column convsync.sync_cursors.share_before is 'Of a reconcile''s list: its share are the threads last read to the end up to then, and up to share_thread at that very time; they are read to the end again.';
 comment on column convsync.sync_cursors.oldest_updated is 'Of the list: the oldest update seen in this pass. What comes later and is newer shows that the list has no order.';
 
 -- More kinds of work: a person without a known thread, and the direct read of a thread that the list does not show any more.

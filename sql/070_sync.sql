@@ -95,10 +95,11 @@ begin
   values (p_page_id, p_mode, 'running', p_owner, v_expiry, p_request_id, v_now, v_now)
   returning r.* into strict v_run;
   insert into convsync.sync_cursors
-    (page_id, run_id, kind, thread_id, walk_started_at, pass_started_at, depth_at, share_before, updated_at)
-  values (p_page_id, v_run.run_id, 'list', '', v_now, v_now,
-    case p_mode when 'reconcile' then v_now - p_depth_seconds * interval '1 second' end,
-    case p_mode when 'reconcile' then convsync_api._share_before(p_page_id, v_now) end, v_now);
+    (page_id, run_id, kind, thread_id, walk_started_at, pass_started_at, depth_at, share_before, share_thread, updated_at)
+  select p_page_id, v_run.run_id, 'list', '', v_now, v_now,
+    case p_mode when 'reconcile' then v_now - p_depth_seconds * interval '1 second' end, t.full_read_at, t.thread_id, v_now
+  from (select) one
+  left join convsync_api._share_of_turn(p_page_id, v_now) t on p_mode = 'reconcile';
   if p_mode = 'incremental' then
     perform convsync_api._take_up_failed_threads(p_page_id, v_run.run_id, v_now);
   end if;
@@ -123,28 +124,27 @@ as $$
   select interval '5 minutes';
 $$;
 
-create or replace function convsync_api._share_before(p_page_id text, p_now timestamptz)
-returns timestamptz
+create or replace function convsync_api._share_of_turn(p_page_id text, p_now timestamptz)
+returns table (full_read_at timestamptz, thread_id text)
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Of all threads as large a part as the time since the last whole walk is of 30 days, those read longest ago; and whatever
-  -- is older than that all the same.
-  select greatest(p_now - interval '30 days', (
-    select t.full_read_at
-    from (
-      select p.full_read_at, row_number() over (order by p.full_read_at) as place, count(*) over () as threads
-      from convsync.thread_proofs p
-      where p.page_id = p_page_id and p.full_read_at is not null
-    ) t
-    where t.place = ceil(t.threads * extract(epoch from least(interval '30 days', p_now - coalesce((
-        select max(r.started_at)
-        from convsync.sync_runs r
-        join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.completed
-        where r.page_id = p_page_id and r.mode in ('full', 'reconcile') and r.status in ('succeeded', 'partial')
-      ), p_now - interval '1 day'))) / extract(epoch from interval '30 days'))));
+  -- Of all threads as large a part as the time since the last whole walk is of 30 days, those read longest ago: here is the last
+  -- of them. Whatever is older than 30 days is of the share all the same.
+  select greatest(t.full_read_at, p_now - interval '30 days'), t.thread_id
+  from (
+    select p.full_read_at, p.thread_id, row_number() over (order by p.full_read_at, p.thread_id) as place, count(*) over () as threads
+    from convsync.thread_proofs p
+    where p.page_id = p_page_id and p.full_read_at is not null
+  ) t
+  where t.place = ceil(t.threads * extract(epoch from least(interval '30 days', p_now - coalesce((
+      select max(r.started_at)
+      from convsync.sync_runs r
+      join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.completed
+      where r.page_id = p_page_id and r.mode in ('full', 'reconcile') and r.status in ('succeeded', 'partial')
+    ), p_now - interval '1 day'))) / extract(epoch from interval '30 days'));
 $$;
 
 create or replace function convsync_api._take_up_failed_threads(p_page_id text, p_run_id bigint, p_now timestamptz)
@@ -160,7 +160,7 @@ begin
   insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, sender_id, stop_at, updated_at)
   select p_page_id, p_run_id, 'thread', b.thread_id,
     (select min(c.sender_id) from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = b.thread_id),
-    coalesce(p.verified_through - convsync_api._overlap(), '-infinity'), p_now
+    p.verified_through - convsync_api._overlap(), p_now
   from (
     select b.thread_id, max(b.failed_at) as failed_at
     from convsync.sync_batches b
@@ -206,7 +206,7 @@ $c$What the run should read next: open cursors, threads first, at most p_limit; 
 at the front. Errors: ZC004.$c$;
 
 create or replace function convsync_api._judge_threads(
-  p_page_id text, p_run_id bigint, p_mode text, p_threads jsonb, p_depth_at timestamptz, p_share_before timestamptz
+  p_page_id text, p_run_id bigint, p_mode text, p_threads jsonb, p_depth_at timestamptz, p_share_before timestamptz, p_share_thread text
 )
 returns jsonb
 language plpgsql
@@ -233,7 +233,8 @@ begin
           when p_mode = 'full' or p.verified_at is null then '-infinity'
           else least(
             case when not u.unchanged then coalesce(p.verified_through - convsync_api._overlap(), '-infinity') end,
-            case when p_mode = 'reconcile' and (t.read = 'complete' or p.full_read_at <= p_share_before) then '-infinity'::timestamptz end,
+            case when p_mode = 'reconcile' and (t.read = 'complete'
+              or (p.full_read_at, p.thread_id) <= (p_share_before, p_share_thread)) then '-infinity'::timestamptz end,
             case when p_mode = 'reconcile' and (not u.unchanged or greatest(t.updated_time, t.newest) >= p_depth_at) then p_depth_at end)
         end as stop_at
       from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text, next_cursor text, updated_time timestamptz,
@@ -382,7 +383,8 @@ begin
     if v_cursor.walk_pass > 1 then
       v_seen := v_missed;
     end if;
-    v_threads := convsync_api._judge_threads(p_page_id, p_run_id, v_mode, p_threads, v_cursor.depth_at, v_cursor.share_before);
+    v_threads := convsync_api._judge_threads(p_page_id, p_run_id, v_mode, p_threads, v_cursor.depth_at, v_cursor.share_before,
+      v_cursor.share_thread);
 
     -- A thread that its nested slice has not read as far as it has to be read becomes work of its own, with its own cursor.
     insert into convsync.sync_cursors as s
@@ -391,7 +393,7 @@ begin
     select p_page_id, p_run_id, 'thread', t.thread_id,
       case when not convsync_api._is_erased(p_page_id, t.sender_id, t.updated_time) then t.sender_id end,
       t.next_cursor, t.updated_time, t.message_count, t.newest_id, coalesce(t.unreadable, 0),
-      coalesce(t.sender_id = any (v_people), false), t.stop_at, p_observed_at, case t.read when 'more' then p_observed_at end, t.newest,
+      coalesce(t.sender_id = any (v_people), false), nullif(t.stop_at, '-infinity'), p_observed_at, case t.read when 'more' then p_observed_at end, t.newest,
       false, v_now
     from jsonb_to_recordset(v_threads) t (thread_id text, sender_id text, next_cursor text, updated_time timestamptz,
       message_count integer, newest_id text, newest timestamptz, read text, unreadable integer, stop_at timestamptz, outcome text)
@@ -593,6 +595,39 @@ comment on function convsync_api.restart_sync_list(text, bigint, bigint, text, t
 $c$Graph refused p_cursor: read the list (or the thread) from the front again. Returns how often that happened in this run; null
 when the cursor has moved on already. Errors: ZC004.$c$;
 
+create or replace function convsync_api._walk_known_contacts(p_page_id text, p_run_id bigint, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  -- The list cannot be read, and single threads can: Meta says so of very busy Pages. An incremental run takes those of whom
+  -- something was heard since the last walk.
+  insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, sender_id, stop_at, updated_at)
+  select distinct on (k.kind, k.work_id) p_page_id, p_run_id, k.kind, k.work_id, c.sender_id,
+    case
+      when r.mode = 'full' or p.verified_through is null or (p.full_read_at, p.thread_id) <= (l.share_before, l.share_thread) then null
+      else least(p.verified_through - convsync_api._overlap(), l.depth_at)
+    end, p_now
+  from convsync.sync_runs r
+  join convsync.pages g on g.page_id = r.page_id
+  join convsync.sync_cursors l on l.page_id = r.page_id and l.run_id = r.run_id and l.kind = 'list'
+  join convsync.messenger_conversations c on c.page_id = r.page_id
+  left join convsync.thread_proofs p on p.page_id = c.page_id and p.thread_id = c.thread_id
+  cross join lateral (
+    select case when c.thread_id is null then 'contact' else 'thread' end as kind, coalesce(c.thread_id, c.sender_id) as work_id
+  ) k
+  where r.page_id = p_page_id and r.run_id = p_run_id and c.deleted_at is null and (c.thread_id is not null or c.sender_id !~ ':')
+    and p.listed_run_id is distinct from p_run_id and p.verified_run_id is distinct from p_run_id
+    and (r.mode <> 'incremental' or c.updated_at >= coalesce(g.list_walked_at - convsync_api._overlap(), '-infinity'))
+  order by k.kind, k.work_id, c.sender_id
+  on conflict on constraint sync_cursors_pkey do nothing;
+end
+$$;
+
 create or replace function convsync_api.fail_sync_batch(
   p_page_id text, p_run_id bigint, p_fence bigint, p_kind text, p_thread_id text, p_cursor text, p_attempts integer, p_error jsonb
 )
@@ -620,6 +655,9 @@ begin
   if not found then
     return null;
   end if;
+  if p_kind = 'list' and p_error ->> 'class' is distinct from 'permission' then
+    perform convsync_api._walk_known_contacts(p_page_id, p_run_id, v_now);
+  end if;
   select coalesce(max(b.batch), 0) + 1 into v_batch
   from convsync.sync_batches b
   where b.page_id = p_page_id and b.run_id = p_run_id;
@@ -630,7 +668,8 @@ begin
 end
 $$;
 comment on function convsync_api.fail_sync_batch(text, bigint, bigint, text, text, text, integer, jsonb) is
-$c$Records what could not be read after p_attempts: the run goes on with the rest and can end partial, never succeeded.
+$c$Records what could not be read after p_attempts: the run goes on with the rest and can end partial, never succeeded. Where it
+is the list, and not for want of a permission, the known threads and people that this run has not listed become work instead.
 p_error: {"class", "code", "subcode", "message", ..}. Returns the batch's number; null when that cursor has moved on already.
 Errors: ZC004.$c$;
 
@@ -706,7 +745,10 @@ begin
     raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
     v_status := 'partial';
-    v_reason := 'failed_batches';
+    v_reason := case when exists (
+      select from convsync.sync_cursors s
+      where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.failed
+    ) then 'listing_refused' else 'failed_batches' end;
   else
     v_status := 'succeeded';
   end if;
@@ -726,7 +768,8 @@ begin
 end
 $$;
 comment on function convsync_api.finish_sync(text, bigint, bigint, text) is
-$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed batches), or failed with the reason p_failure.
+$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed_batches, or listing_refused where the list is
+among them), or failed with the reason p_failure.
 Errors: ZC003 while work is open, ZC004.$c$;
 
 create or replace function convsync_api.cancel_sync(p_page_id text, p_run_id bigint, p_fence bigint default null)

@@ -1,6 +1,6 @@
 -- A run: begun once, carried by whoever holds its fence, resumed where it stopped, ended by its own ledger.
 begin;
-select plan(123);
+select plan(124);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -251,12 +251,16 @@ select is(pg_temp.document('failed_batches') #- '{failed_batches,0,progress}' #-
   '{"failed_batches": [
     {"batch": 1, "kind": "list", "thread_id": null, "cursor": "c1", "attempts": 5, "error": {"class": "transient", "code": 2, "message": "try later"}},
     {"batch": 2, "kind": "thread", "thread_id": "t_2", "cursor": "n1", "attempts": 1, "error": {}}]}', 'the run says what, where and why');
-select results_eq('select * from pg_temp.work()', $$values ('thread', 't_3', '2003', 'n1', 1)$$, 'the rest goes on');
+select results_eq('select * from pg_temp.work() order by thread_id',
+  $$values ('thread', 't_1', '2001', null, 1), ('thread', 't_3', '2003', 'n1', 1), ('thread', 't_4', '2004', null, 1), ('thread', 't_5', '2005', null, 1),
+    ('thread', 't_6', '2006', null, 1)$$, 'the rest goes on, and in place of the list the threads that are known and were not listed');
 select is(pg_temp.error_of($$select convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence())$$), 'ZC003 | run N has open work | hint: p_run_id',
   'and has to be done before the end, also beside a failed batch');
-select is(pg_temp.apply_thread('t_3', 'n1', null), 'applied t, changed 0, added 0, open 0', 'it is');
+select is(pg_temp.apply_thread('t_3', 'n1', null), 'applied t, changed 0, added 0, open 4', 'it is');
+select results_eq($$select pg_temp.apply_thread(t, null, null) from unnest('{t_1,t_4,t_5,t_6}'::text[]) t$$,
+  $$select 'applied t, changed 0, added 0, open ' || n from generate_series(3, 0, -1) n$$, 'all of it');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'then the run is partial, whatever its carrier thinks');
-select is(pg_temp.document('status', 'reason', 'success', 'partial'), '{"status": "partial", "reason": "failed_batches", "success": false, "partial": true}', 'and says why');
+select is(pg_temp.document('status', 'reason', 'success', 'partial'), '{"status": "partial", "reason": "listing_refused", "success": false, "partial": true}', 'and says why');
 select is(convsync_api.cancel_sync('100', pg_temp.run()), 'partial', 'a run that is over keeps its status');
 select is(pg_temp.begin_sync('incremental'), 'fence 1, resumed f', 'the next');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence(), 'token_invalid'), 'failed', 'can fail as a whole');

@@ -18,7 +18,7 @@ from convsync.facts import Fact, Json
 from convsync.graph.client import GraphAnswer
 
 Mode: TypeAlias = Literal["full", "incremental", "reconcile"]
-Kind: TypeAlias = Literal["list", "thread"]
+Kind: TypeAlias = Literal["list", "thread", "contact"]
 Lane: TypeAlias = Literal["live", "repair", "backfill"]
 
 
@@ -42,7 +42,9 @@ class Begun(Protocol):
 
 
 class Work(Protocol):
-    """One open cursor: the list (`thread_id` empty) or a thread, and where it goes on (`None`: its front)."""
+    """One open cursor: the list (`thread_id` empty), a thread, or a person whose thread is not known
+    (`thread_id` is theirs), and where it goes on (`None`: its front).
+    """
 
     @property
     def kind(self) -> str: ...

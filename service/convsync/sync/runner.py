@@ -26,6 +26,7 @@ from convsync.errors import (
     NotFound,
     TryAgain,
 )
+from convsync.settings import Settings
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
 from convsync.sync.retry import Backoff, patiently
@@ -68,6 +69,14 @@ class RunnerSettings:
     poll_seconds: float = 2.0
     rest_seconds: float = 60.0
     depth_seconds: float = 7 * 86400.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> RunnerSettings:
+        return cls(
+            calls_per_second=settings.calls_per_second,
+            lease_seconds=settings.lease_seconds,
+            depth_seconds=settings.reconcile_depth,
+        )
 
 
 class SyncRunner:

@@ -100,5 +100,6 @@ class PageMemory:
     changes: SizeMemory = field(
         default_factory=lambda: SizeMemory(Size(CHANGES_LIST_LIMIT, CHANGES_NESTED_LIMIT))
     )
+    contacts: SizeMemory = field(default_factory=lambda: SizeMemory(Size(1, NESTED_LIMIT)))
     threads: SizeMemory = field(default_factory=lambda: SizeMemory(Size(MESSAGES_LIMIT)))
     unknown_fields: set[str] = field(default_factory=set)  # those this version of Graph does not have

@@ -97,7 +97,11 @@ class Walker:
         self._run_id = run_id
         self._fence = fence
         self._memory = memory
-        self._lists = memory.lists if mode == "full" else memory.changes
+        self._sizes = {
+            "list": memory.lists if mode == "full" else memory.changes,
+            "contact": memory.contacts,
+            "thread": memory.threads,
+        }
         self._lease_seconds = lease_seconds
         self._token_works = token_works
         self._reload_token = reload_token
@@ -214,7 +218,7 @@ class Walker:
 
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
-        sizes = self._memory.threads if work.kind == "thread" else self._lists
+        sizes = self._sizes[work.kind]
         place = (work.kind, work.thread_id, work.cursor)
         ceiling = self._ceilings.get(place)
         failures: Counter[ErrorClass] = Counter()
@@ -334,9 +338,11 @@ class Walker:
         params: dict[str, str | int] = {"limit": size.limit}
         if work.cursor is not None:
             params["after"] = work.cursor
-        if work.kind == "list":
+        if work.kind != "thread":
             params["platform"] = "messenger"
             params["fields"] = list_fields(size.nested, without)
+            if work.kind == "contact":
+                params["user_id"] = work.thread_id
             return node_path(self._page_id, "conversations"), params
         params["fields"] = message_fields(without)
         return node_path(work.thread_id, "messages"), params
@@ -365,7 +371,7 @@ class Walker:
                 page.oldest,
             )
 
-        return read_list if work.kind == "list" else read_thread
+        return read_thread if work.kind == "thread" else read_list
 
     def _not_in_place(self, work: Work, next_cursor: str | None) -> None:
         """A list whose next page is this page would be read for ever."""
