@@ -31,7 +31,7 @@ from convsync.graph.usage import Usage
 from convsync.sync.ports import Time
 from convsync.sync.retry import BUDGETS, Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
-from convsync.sync.sizes import Size, SizeMemory
+from convsync.sync.sizes import PageMemory, Size, SizeMemory
 
 PAGE = "700100"
 EPOCH = datetime(2026, 11, 20, tzinfo=UTC)
@@ -950,6 +950,17 @@ def test_sizes_shrink_to_single_items_and_then_do_without_messages() -> None:
     assert [(size.limit, size.nested) for size in seen] == [
         (8, 25), (4, 25), (2, 25), (1, 25), (8, 0), (4, 0), (2, 0), (1, 0)
     ]  # fmt: skip
+
+
+def test_a_list_that_looks_for_changes_gives_up_messages_before_conversations() -> None:
+    memory = PageMemory().changes
+    asked = [memory.within(None)]
+    while (smaller := memory.refused(asked[-1])) is not None:
+        asked.append(smaller)
+    assert asked[:4] == [Size(200, 10), Size(200, 1), Size(100, 1), Size(50, 1)]
+    assert asked[asked.index(Size(1, 1)) + 1] == Size(200, 0)
+    while memory.current != Size(200, 10):
+        memory.accepted(memory.current)
 
 
 def test_sizes_grow_back_after_successes() -> None:
