@@ -340,7 +340,8 @@ begin
   if p_observed_at is null or not isfinite(p_observed_at) then
     raise exception 'the instant the call was granted is missing' using errcode = 'ZC003', hint = 'p_observed_at';
   end if;
-  if jsonb_typeof(coalesce(p_threads, '[]')) <> 'array' then
+  p_threads := coalesce(p_threads, '[]');
+  if jsonb_typeof(p_threads) <> 'array' then
     raise exception 'p_threads must be an array' using errcode = 'ZC003', hint = 'p_threads';
   end if;
   if exists (select from jsonb_array_elements(p_facts) f where f.value ->> 'page_id' is distinct from p_page_id) then

@@ -92,7 +92,8 @@ async def test_every_thread_is_read_to_its_end_within_thirty_days_and_no_day_rea
             turns.append(sum(now[one] > before[one] for one in long))
             assert min(now.values()) > clock.database_now() - timedelta(days=31)
             before = now
-        # Of ninety a thirtieth a day, and what is left of one; in the first week those too whose messages are as recent, and few.
+        # A thirtieth of ninety a day, and what is left of one. In the first week also those that have
+        # messages as recent, if few.
         assert max(turns[-10:]) == 4
         assert max(turns) < len(long)
 
