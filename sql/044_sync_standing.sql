@@ -101,11 +101,12 @@ as $$
       end as calls_per_second
     from clock k
   ), threads as (
-    select coalesce(sum(greatest(1, ceil(
+    -- One that is read back to what was verified of it takes a page, as a rule.
+    select coalesce(sum(case when s.stop_at is not null then 1 else greatest(1, ceil(
         (s.reported_count - s.messages_read) / coalesce(nullif(s.messages_read, 0)::numeric / nullif(s.pages_applied, 0), 100)
-      ))), 0) as calls
+      )) end), 0) as calls
     from convsync.sync_cursors s
-    where s.page_id = p_run.page_id and s.run_id = p_run.run_id and s.kind = 'thread' and not s.completed and not s.failed
+    where s.page_id = p_run.page_id and s.run_id = p_run.run_id and s.kind <> 'list' and not s.completed and not s.failed
   ), list as (
     select case
         when s.completed or s.failed then 0

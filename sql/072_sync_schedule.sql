@@ -159,7 +159,8 @@ a new Page, when it was added) and the interval of set_sync_schedule, 10 % more 
 two. p_modes: only these; p_page_id: of this Page.$c$;
 
 create or replace function convsync_api.begin_due_sync(
-  p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15, p_request_id text default null
+  p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15, p_request_id text default null,
+  p_depth_seconds numeric default 604800
 )
 returns table (run_id bigint, fence bigint, resumed boolean)
 language plpgsql
@@ -176,10 +177,10 @@ begin
   end if;
   return query
   select b.run_id, b.fence, b.resumed
-  from convsync_api.begin_sync(p_page_id, p_mode, p_owner, p_lease_seconds, false, p_request_id) b;
+  from convsync_api.begin_sync(p_page_id, p_mode, p_owner, p_lease_seconds, false, p_request_id, p_depth_seconds) b;
 end
 $$;
-comment on function convsync_api.begin_due_sync(text, text, text, numeric, text) is
+comment on function convsync_api.begin_due_sync(text, text, text, numeric, text, numeric) is
 $c$Begins a sync that due_syncs told of, as begin_sync does; no row when it is not due any more, because another process has begun
 it. Errors: those of begin_sync.$c$;
 

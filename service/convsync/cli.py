@@ -54,7 +54,6 @@ from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, PageToken, check_token, subscribe
 from convsync.settings import Settings, SettingsError, limited_consumers, parse_api_keys
 from convsync.store import Store, create_pool
-from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.sync.verify import verify_page
 from convsync.tasks import end
@@ -507,8 +506,6 @@ async def sync(
     """Sync a Page. Goes on with a paused run; exits 3 when it is paused, 1 when it is not whole."""
     if retry is not None and restart:
         raise click.UsageError("--retry goes on with a run, --restart begins a new one")
-    if mode not in AVAILABLE_MODES:
-        raise click.UsageError(f"mode {mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
     settings = load_settings()
     warn_of_version(settings.graph_version)
     box = settings.token_box()
@@ -521,7 +518,7 @@ async def sync(
             store,
             graph,
             box.open,
-            RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+            RunnerSettings.of(settings),
             saw_drift=partial(drift.saw, "sync"),
         )
         known = (await store.get_page(page_id=page_id))["conversations"]

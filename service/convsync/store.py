@@ -673,18 +673,21 @@ class Store:
         lease_seconds: float = 15,
         restart: bool = False,
         request_id: str | None = None,
+        depth_seconds: float = 604800,
     ) -> Begun:
         return await self._one(
             Begun,
             """select * from convsync_api.begin_sync(p_page_id => %(page_id)s, p_mode => %(mode)s,
                p_owner => %(owner)s, p_lease_seconds => %(lease_seconds)s::numeric,
-               p_restart => %(restart)s, p_request_id => %(request_id)s)""",
+               p_restart => %(restart)s, p_request_id => %(request_id)s,
+               p_depth_seconds => %(depth_seconds)s::numeric)""",
             page_id=page_id,
             mode=mode,
             owner=owner,
             lease_seconds=lease_seconds,
             restart=restart,
             request_id=request_id,
+            depth_seconds=depth_seconds,
         )
 
     async def retry_sync(
@@ -736,6 +739,8 @@ class Store:
         unreadable: int = 0,
         lease_seconds: float = 15,
         walk_pass: int | None = None,
+        oldest: datetime | None = None,
+        newest: datetime | None = None,
     ) -> Applied:
         return await self._one(
             Applied,
@@ -744,7 +749,7 @@ class Store:
                p_thread_id => %(thread_id)s, p_cursor => %(cursor)s, p_next_cursor => %(next_cursor)s,
                p_observed_at => %(observed_at)s, p_facts => %(facts)s, p_threads => %(threads)s,
                p_unreadable => %(unreadable)s, p_lease_seconds => %(lease_seconds)s::numeric,
-               p_walk_pass => %(walk_pass)s)""",
+               p_walk_pass => %(walk_pass)s, p_oldest => %(oldest)s, p_newest => %(newest)s)""",
             page_id=page_id,
             run_id=run_id,
             fence=fence,
@@ -758,6 +763,8 @@ class Store:
             unreadable=unreadable,
             lease_seconds=lease_seconds,
             walk_pass=walk_pass,
+            oldest=oldest,
+            newest=newest,
         )
 
     async def restart_sync_list(
@@ -875,19 +882,27 @@ class Store:
         )
 
     async def begin_due_sync(
-        self, *, page_id: str, mode: str, owner: str, lease_seconds: float = 15, request_id: str | None = None
+        self,
+        *,
+        page_id: str,
+        mode: str,
+        owner: str,
+        lease_seconds: float = 15,
+        request_id: str | None = None,
+        depth_seconds: float = 604800,
     ) -> Begun | None:
         """None if it is not due any more."""
         begun = await self._all(
             Begun,
             """select * from convsync_api.begin_due_sync(p_page_id => %(page_id)s, p_mode => %(mode)s,
                p_owner => %(owner)s, p_lease_seconds => %(lease_seconds)s::numeric,
-               p_request_id => %(request_id)s)""",
+               p_request_id => %(request_id)s, p_depth_seconds => %(depth_seconds)s::numeric)""",
             page_id=page_id,
             mode=mode,
             owner=owner,
             lease_seconds=lease_seconds,
             request_id=request_id,
+            depth_seconds=depth_seconds,
         )
         return begun[0] if begun else None
 

@@ -63,8 +63,6 @@ def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None
         ["nonsense"],
         ["sync"],
         ["sync", "1", "--mode", "sideways"],
-        ["sync", "1", "--mode", "incremental"],
-        ["sync", "1", "--mode", "reconcile"],
         ["sync", "1", "--deadline", "0"],
         ["sync", "1", "--deadline", "soon"],
         ["sync", "1", "--retry", "0"],

@@ -190,16 +190,23 @@ async def test_many_who_begin_at_once_begin_one_sync(syncing: Service, page_id: 
     gate.open()
 
 
-@pytest.mark.parametrize("mode", ["incremental", "reconcile"])
-async def test_a_mode_that_does_not_exist_yet_is_unavailable(
-    service: Service, owner: Owner, mode: str
+@pytest.mark.parametrize(("mode", "hindered"), [("incremental", False), ("reconcile", True)])
+async def test_every_mode_can_be_asked_for_and_only_an_incremental_runs_beside_a_full_one(
+    syncing: Service, page_id: str, gate: Any, mode: str, hindered: bool
 ) -> None:
-    await service.add_page()
-    for path in (SYNC, STREAM):
-        status, document = await service.call("POST", path, {"page_id": PAGE, "mode": mode})
-        problem(document, 422, "mode_unavailable")
-        assert status == 422
-    assert count(owner, "sync_runs") == 0
+    asked = {"page_id": page_id, "mode": mode}
+    gate.shut()
+    full = await begin(syncing, page_id)
+    status, document = await syncing.call("POST", SYNC, asked)
+    assert status == (409 if hindered else 202)
+    assert (document["run_id"] == full["run_id"]) is hindered
+    gate.open()
+    assert (await syncing.ended(full["run_id"]))["status"] == "succeeded"
+    if hindered:
+        status, document = await syncing.call("POST", SYNC, asked)
+        assert status == 202
+    ended = await syncing.ended(document["run_id"])
+    assert (ended["status"], ended["mode"]) == ("succeeded", mode)
 
 
 async def test_an_unknown_page_has_no_sync(service: Service) -> None:

@@ -1,6 +1,6 @@
 -- The service's role: it may call every public function, and reach nothing else.
 begin;
-select plan(112);
+select plan(116);
 
 create temporary table tables_of_state (relation text) on commit drop;
 insert into tables_of_state
@@ -15,7 +15,7 @@ select throws_ok(format(statement, t.relation), '42501', 'permission denied for 
 from (
   select relation from unnest('{call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
     erased_messages,feed_consumers,feed_epochs,feed_horizons,installation,installation_secrets,messenger_conversations,page_events,pages,
-    pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule}'::text[]) relation
+    pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule,thread_proofs}'::text[]) relation
 ) t
 cross join (values
   (1, 'reading ', 'select from convsync.%I'),
@@ -34,7 +34,7 @@ select is_empty(
   $$select relation from tables_of_state
     where relation <> all ('{call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
       erased_messages,feed_consumers,feed_epochs,feed_horizons,installation,installation_secrets,messenger_conversations,page_events,pages,
-      pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule}')$$,
+      pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule,thread_proofs}')$$,
   'no table was forgotten above');
 set local role convsync_service;
 

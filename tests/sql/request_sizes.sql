@@ -1,6 +1,6 @@
 -- How much to ask of Graph at once.
 begin;
-select plan(44);
+select plan(49);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -19,31 +19,31 @@ end $$;
 create function pg_temp.size(p_place text, p_page text default '100', p_kind text default 'list') returns text language sql as $$
   select s.size_limit || ' x ' || s.nested from convsync_api.request_size(p_page, p_kind, p_place, 8, 25) s
 $$;
-create function pg_temp.told(p_place text, p_size text, p_outcome text, p_page text default '100') returns boolean language sql as $$
-  select convsync_api.record_request_size(p_page, 'list', p_place, split_part(p_size, ' x ', 1)::int, split_part(p_size, ' x ', 2)::int,
+create function pg_temp.told(p_place text, p_size text, p_outcome text, p_page text default '100', p_kind text default 'list') returns boolean language sql as $$
+  select convsync_api.record_request_size(p_page, p_kind, p_place, split_part(p_size, ' x ', 1)::int, split_part(p_size, ' x ', 2)::int,
     p_outcome, 8, 25)
 $$;
 -- The sizes that are asked for at a place, each refused in its turn
-create function pg_temp.ladder(p_place text, p_page text) returns text[] language plpgsql as $$
+create function pg_temp.ladder(p_place text, p_page text, p_kind text default 'list') returns text[] language plpgsql as $$
 declare
   v_sizes text[] := '{}'; v_size text;
 begin
   loop
-    v_size := pg_temp.size(p_place, p_page);
+    v_size := pg_temp.size(p_place, p_page, p_kind);
     v_sizes := v_sizes || v_size;
-    exit when not pg_temp.told(p_place, v_size, 'refused', p_page);
+    exit when not pg_temp.told(p_place, v_size, 'refused', p_page, p_kind);
   end loop;
   return v_sizes;
 end $$;
-create function pg_temp.succeed(p_times integer, p_page text default '100') returns text language plpgsql as $$
+create function pg_temp.succeed(p_times integer, p_page text default '100', p_kind text default 'list') returns text language plpgsql as $$
 begin
   for i in 1 .. p_times loop
-    perform pg_temp.told('p' || i, pg_temp.size('p' || i, p_page), 'accepted', p_page);
+    perform pg_temp.told('p' || i, pg_temp.size('p' || i, p_page, p_kind), 'accepted', p_page, p_kind);
   end loop;
-  return pg_temp.size('elsewhere', p_page);
+  return pg_temp.size('elsewhere', p_page, p_kind);
 end $$;
 
-select lives_ok($$select convsync_api.add_page(p) from unnest('{100,101,102,103,104}'::text[]) p$$, 'some Pages');
+select lives_ok($$select convsync_api.add_page(p) from unnest('{100,101,102,103,104,105,106}'::text[]) p$$, 'some Pages');
 
 -- Down
 
@@ -66,6 +66,17 @@ select is(pg_temp.size('c2'), '4 x 25', 'one kind of request says nothing of ano
 select results_eq($$select * from convsync_api.request_size('100', 'thread', 't_2', 100)$$, $$values (1, 0)$$, 'a thread has no nested messages');
 select is(convsync_api.record_request_size('100', 'conversation', 't_1', 1, 100, 'refused', 1, 100), true, 'one conversation can do without messages');
 select results_eq($$select * from convsync_api.request_size('100', 'conversation', 't_1', 1, 100)$$, $$values (1, 0)$$, 'and then does');
+
+-- A list of changes needs few messages before it needs few conversations
+
+select is(pg_temp.ladder('', '105', 'changes'),
+  array['8 x 25', '8 x 1', '4 x 1', '2 x 1', '1 x 1', '8 x 0', '4 x 0', '2 x 0', '1 x 0'], 'one message of each, then fewer, then none');
+select is(pg_temp.size('', '105'), '8 x 25', 'which says nothing of the list of a full sync');
+select is(array[pg_temp.succeed(4, '105', 'changes'), pg_temp.succeed(8, '105', 'changes'), pg_temp.succeed(4, '105', 'changes'),
+    pg_temp.succeed(12, '105', 'changes'), pg_temp.succeed(4, '105', 'changes')],
+  array['2 x 0', '8 x 0', '1 x 1', '8 x 1', '8 x 25'], 'and the same way back');
+select is(pg_temp.told('c1', '8 x 25', 'refused', '106', 'changes'), true, 'where all was too much');
+select is(array[pg_temp.succeed(4, '106', 'changes'), pg_temp.size('c1', '106', 'changes')], array['8 x 25', '8 x 1'], 'it is not asked for again');
 
 -- Up again, and never again at the same place
 
@@ -111,7 +122,7 @@ select is(array[
     pg_temp.error_of($$select convsync_api.record_request_size('100', 'list', '', 1, 0, 'wrong', 8)$$),
     pg_temp.error_of($$select convsync_api.record_request_size('100', 'list', '', 0, 0, 'refused', 8)$$),
     pg_temp.error_of($$select convsync_api.record_request_size('100', 'list', '', 1, null, 'refused', 8)$$)],
-  array['ZC003 | kind must be list, thread or conversation | hint: p_kind',
+  array['ZC003 | kind must be list, changes, thread or conversation | hint: p_kind',
     'ZC003 | outcome must be accepted, refused or suspected | hint: p_outcome',
     'ZC003 | a request has at least one item | hint: p_size_limit',
     'ZC003 | a request has at least one item | hint: p_size_limit'], 'wrong arguments are named');

@@ -1,6 +1,6 @@
 -- A run: begun once, carried by whoever holds its fence, resumed where it stopped, ended by its own ledger.
 begin;
-select plan(125);
+select plan(130);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -257,15 +257,35 @@ select is(pg_temp.error_of($$select convsync_api.finish_sync('100', pg_temp.run(
 select is(pg_temp.apply_thread('t_3', 'n1', null), 'applied t, changed 0, added 0, open 0', 'it is');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'then the run is partial, whatever its carrier thinks');
 select is(pg_temp.document('status', 'reason', 'success', 'partial'), '{"status": "partial", "reason": "failed_batches", "success": false, "partial": true}', 'and says why');
-update convsync.sync_runs set status = 'running', reason = null, finished_at = null, lease_expires_at = now()
-where page_id = '100' and run_id = pg_temp.run();
-update convsync.sync_batches set error = error || '{"entry": "listing_refused"}' where page_id = '100' and run_id = pg_temp.run() and batch = 1;
-select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'a run whose list Meta refused is partial too');
-select is(pg_temp.document('reason'), '{"reason": "listing_refused"}', 'and has a reason of its own');
+
+-- Where the list fails its threads are read in its place, unless it will pass
+
+create function pg_temp.retried(p_cursor text, p_error jsonb) returns text language plpgsql as $$
+declare
+  v_work text;
+begin
+  perform convsync_api.retry_sync('100', pg_temp.run());
+  perform convsync_api.fail_sync_batch('100', pg_temp.run(), pg_temp.fence(), 'thread', 't_2', 'n1', 1, '{}');
+  perform convsync_api.fail_sync_batch('100', pg_temp.run(), pg_temp.fence(), 'list', null, p_cursor, 1, p_error);
+  select string_agg(w.thread_id || coalesce(' at ' || w.last_cursor, ''), ', ' order by w.thread_id) into v_work from pg_temp.work() w;
+  perform pg_temp.apply_thread(w.thread_id, w.last_cursor, null) from pg_temp.work() w;
+  perform convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence());
+  return concat_ws(': ', pg_temp.document('status', 'reason'), v_work);
+end $$;
+select is(pg_temp.retried('c1', '{"class": "permission"}'), '{"reason": "failed_batches", "status": "partial"}', 'what a person has to allow is asked of nobody');
+select is(pg_temp.retried('c1', '{"class": "shrink", "entry": "too_much_data"}'), '{"reason": "failed_batches", "status": "partial"}: t_1, t_4, t_5, t_6',
+  'beyond a place that cannot be read the threads are read that are known and were not listed');
+select is(pg_temp.retried('c1', '{"class": "listing", "entry": "listing_refused"}'), '{"reason": "listing_refused", "status": "partial"}',
+  'a refused list is a reason of its own; what this run has read it does not read again');
 select is(convsync_api.cancel_sync('100', pg_temp.run()), 'partial', 'a run that is over keeps its status');
 select is(pg_temp.begin_sync('incremental'), 'fence 1, resumed f', 'the next');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence(), 'token_invalid'), 'failed', 'can fail as a whole');
 select is(pg_temp.document('status', 'reason'), '{"status": "failed", "reason": "token_invalid"}', 'for a reason');
+select is(pg_temp.begin_sync(), 'fence 1, resumed f', 'a list that fails at its front');
+select is(convsync_api.fail_sync_batch('100', pg_temp.run(), pg_temp.fence(), 'list', null, null, 1, '{"class": "gone"}'), 1, 'has nothing');
+select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'partial', 'to be read in its place');
+select is(pg_temp.retried(null, '{"class": "listing", "entry": "listing_refused"}'),
+  '{"reason": "listing_refused", "status": "partial"}: t_1, t_2, t_3, t_4, t_5, t_6', 'unless it is the list that is refused');
 select is(pg_temp.error_of($$select convsync_api.cancel_sync('100', -1)$$), 'ZC001 | Page 100 has no run N', 'a run that is not there cannot be cancelled');
 
 -- What apply_sync_page refuses

@@ -57,6 +57,10 @@ class FastTime:
         """The moment of this clock at a Unix time."""
         return (wall - self._epoch_wall) * self.factor
 
+    def skip(self, **span: float) -> None:
+        """Let that much time pass in the database, as `timedelta` takes it."""
+        self._epoch += timedelta(**span)
+
     @property
     def time(self) -> Time:
         return Time(now=self.now, sleep=self.sleep)
@@ -108,12 +112,17 @@ class World:
         )
 
     async def sync(
-        self, *, deadline_seconds: float | None = None, restart: bool = False, **settings: Any
+        self,
+        mode: str = "full",
+        *,
+        deadline_seconds: float | None = None,
+        restart: bool = False,
+        **settings: Any,
     ) -> Outcome:
-        """A full sync by a new runner, bounded."""
+        """A sync by a new runner, bounded."""
         async with asyncio.timeout(120):
             return await self.runner(**settings).run(
-                self.page_id, "full", deadline_seconds=deadline_seconds, restart=restart
+                self.page_id, mode, deadline_seconds=deadline_seconds, restart=restart
             )
 
     async def run_of(self, outcome: Outcome) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def test_a_conversation_becomes_a_thread_and_its_messages() -> None:
             "updated_time": "2026-11-20T09:00:00+00:00",
             "message_count": 2,
             "newest_id": "m_2",
+            "newest": "2026-11-20T09:00:02+00:00",
+            "oldest": "2026-11-20T09:00:01+00:00",
             "next_cursor": None,
             "read": "complete",
             "unreadable": 0,
@@ -510,8 +512,17 @@ def test_the_newest_id_goes_by_time_and_then_by_place() -> None:
     items = [message(1), message(5), message(6, created_time="2026-11-20T09:00:05+0000"), message(3)]
     assert listed(thread(messages=items)).threads[0]["newest_id"] == "m_5"
     page = messages(*items)
-    assert page.newest_id == "m_5"
-    assert page.oldest == datetime(2026, 11, 20, 9, 0, 1, tzinfo=UTC)
+    assert (page.newest_id, page.newest) == ("m_5", datetime(2026, 11, 20, 9, 0, 5, tzinfo=UTC))
+
+
+def test_the_oldest_message_is_told_only_if_the_page_came_newest_first() -> None:
+    """Else it says nothing of what the next page holds."""
+    assert messages(message(5), message(5, id="m_5b"), message(3)).oldest == datetime(
+        2026, 11, 20, 9, 0, 3, tzinfo=UTC
+    )
+    assert messages(message(5), message(1), message(3)).oldest is None
+    assert listed(thread(messages=[message(1), message(2)])).threads[0]["oldest"] is None
+    assert messages().oldest is None
 
 
 def test_the_page_knows_its_newest_and_oldest_conversation() -> None:

@@ -72,9 +72,10 @@ class ListPage:
 
     `threads` is what the sync keeps its books with, one object per readable conversation:
     `thread_id`, `sender_id` (whose conversation it is), `updated_time`, `message_count`,
-    `newest_id`, `next_cursor` (where the messages go on), `unreadable` (messages without id or
-    time) and `read`: `complete` (the messages ended within this page), `more` (they go on at
-    `next_cursor`) or `unread` (none of them came; read the thread from its front).
+    `newest_id`, `newest` and `oldest` (times of messages; `oldest` is `None` if they did not come newest
+    first), `next_cursor` (where the messages go on), `unreadable` (messages without id or time) and
+    `read`: `complete` (the messages ended within this page), `more` (they go on at `next_cursor`) or
+    `unread` (none of them came; read the thread from its front).
 
     `next_cursor` is `None` at the end of the list. `unreadable` counts everything that Graph listed
     and did not return: conversations and messages, those in `threads` included. `drift` counts by name
@@ -92,12 +93,16 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True)
 class MessagesPage:
-    """One page of `/{thread}/messages`; `newest_id` and `oldest` are those of this page."""
+    """One page of `/{thread}/messages`; `newest_id`, `newest` and `oldest` are those of this page.
+
+    `oldest` is `None` if the messages did not come newest first: then it says nothing of what follows.
+    """
 
     facts: list[Fact]
     next_cursor: str | None
     unreadable: int
     newest_id: str | None
+    newest: datetime | None
     oldest: datetime | None
     drift: Counter[str] = field(default_factory=Counter)
 
@@ -165,10 +170,10 @@ def read_messages(
     edge = _edge(body, f"messages of {thread_id}")
     facts: list[Fact] = []
     drift = _drift_of(body)
-    unreadable, newest_id, oldest = _read_items(
-        page_id, thread_id, sender_id, edge.items, observed_at, facts, drift
+    read = _read_items(page_id, thread_id, sender_id, edge.items, observed_at, facts, drift)
+    return MessagesPage(
+        facts, edge.paging.after, read.unreadable, read.newest_id, read.newest, read.oldest, drift
     )
-    return MessagesPage(facts, edge.paging.after, unreadable, newest_id, oldest, drift)
 
 
 class _NotAnObjectError(Exception):
@@ -257,12 +262,11 @@ def _read_thread(
     """Add the messages that came with a thread; return what the sync keeps of it."""
     edge = Edge.of(node.messages) if node.messages is not None else None
     next_cursor: str | None = None
-    newest_id: str | None = None
-    unreadable = 0
+    items = _Items()
     if edge is None:
         read = "complete" if node.message_count == 0 else "unread"
     else:
-        unreadable, newest_id, _ = _read_items(page_id, node.id, owner, edge.items, observed_at, facts, drift)
+        items = _read_items(page_id, node.id, owner, edge.items, observed_at, facts, drift)
         next_cursor = edge.paging.after
         # a `next` without a cursor cannot be followed from here, only from the front of the thread
         goes_on = "more" if next_cursor is not None else "unread"
@@ -272,11 +276,23 @@ def _read_thread(
         "sender_id": owner,
         "updated_time": _iso(node.updated_time),
         "message_count": node.message_count,
-        "newest_id": newest_id,
+        "newest_id": items.newest_id,
+        "newest": _iso(items.newest),
+        "oldest": _iso(items.oldest),
         "next_cursor": next_cursor,
         "read": read,
-        "unreadable": unreadable,
+        "unreadable": items.unreadable,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """What a page of messages came to; see `MessagesPage`."""
+
+    unreadable: int = 0
+    newest_id: str | None = None
+    newest: datetime | None = None
+    oldest: datetime | None = None
 
 
 def _read_items(
@@ -287,11 +303,12 @@ def _read_items(
     observed_at: datetime,
     facts: list[Fact],
     drift: Counter[str],
-) -> tuple[int, str | None, datetime | None]:
-    """Add a fact per message; return how many could not be read, the newest id and the oldest time."""
+) -> _Items:
+    """Add a fact per message."""
     unreadable = 0
     newest: tuple[datetime, str] | None = None
     oldest: datetime | None = None
+    in_order = True
     for item in items:
         try:
             raw = _object(item)
@@ -306,9 +323,11 @@ def _read_items(
         # of several within one second the first listed is the newest: lists come newest first
         if newest is None or node.created_time > newest[0]:
             newest = (node.created_time, node.id)
+        in_order = in_order and (oldest is None or node.created_time <= oldest)
         if oldest is None or node.created_time < oldest:
             oldest = node.created_time
-    return unreadable, newest[1] if newest else None, oldest
+    time, newest_id = newest or (None, None)
+    return _Items(unreadable, newest_id, time, oldest if in_order else None)
 
 
 def _compare_message(raw: Json, drift: Counter[str]) -> None:

@@ -18,7 +18,7 @@ from convsync.facts import Fact, Json
 from convsync.graph.client import GraphAnswer
 
 Mode: TypeAlias = Literal["full", "incremental", "reconcile"]
-Kind: TypeAlias = Literal["list", "thread"]
+Kind: TypeAlias = Literal["list", "thread", "contact"]
 Lane: TypeAlias = Literal["live", "repair", "backfill"]
 
 
@@ -42,7 +42,9 @@ class Begun(Protocol):
 
 
 class Work(Protocol):
-    """One open cursor: the list (`thread_id` empty) or a thread, and where it goes on (`None`: its front)."""
+    """One open cursor: the list (`thread_id` empty), a thread, or a person whose thread is not known
+    (`thread_id` is theirs), and where it goes on (`None`: its front).
+    """
 
     @property
     def kind(self) -> str: ...
@@ -147,6 +149,7 @@ class SyncStore(SizeStore, Protocol):
         lease_seconds: float,
         restart: bool,
         request_id: str | None,
+        depth_seconds: float,
     ) -> Begun:
         """Begin or resume; `AlreadyRunning` if one of this kind runs."""
         ...
@@ -177,8 +180,13 @@ class SyncStore(SizeStore, Protocol):
         unreadable: int,
         lease_seconds: float,
         walk_pass: int,
+        oldest: datetime | None,
+        newest: datetime | None,
     ) -> Applied:
-        """Facts, cursor, counters and lease in one transaction; the same page again changes nothing."""
+        """Facts, cursor, counters and lease in one transaction; the same page again changes nothing.
+
+        `oldest` and `newest` are message times of a page of a thread.
+        """
         ...
 
     async def restart_sync_list(
@@ -245,7 +253,14 @@ class SyncStore(SizeStore, Protocol):
     async def due_syncs(self, *, modes: Sequence[str]) -> Sequence[Due]: ...
 
     async def begin_due_sync(
-        self, *, page_id: str, mode: str, owner: str, lease_seconds: float, request_id: str | None
+        self,
+        *,
+        page_id: str,
+        mode: str,
+        owner: str,
+        lease_seconds: float,
+        request_id: str | None,
+        depth_seconds: float,
     ) -> Begun | None:
         """Begin what is due; None if another process has."""
         ...

@@ -26,8 +26,8 @@ from convsync.errors import (
     NotFound,
     TryAgain,
 )
+from convsync.settings import Settings
 from convsync.sync.calls import Caller, Control
-from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
 from convsync.sync.retry import Backoff, patiently
 from convsync.sync.walker import Walker
@@ -62,6 +62,7 @@ class RunnerSettings:
 
     `rest_seconds` is how long a run that met its deadline rests before `supervise` resumes it. While
     `runs_at_once` are carried here, `supervise` begins and resumes no other: another process may.
+    `depth_seconds` is how old messages may be that every reconcile reads again.
     """
 
     calls_per_second: float = 2.0
@@ -70,6 +71,15 @@ class RunnerSettings:
     poll_seconds: float = 2.0
     rest_seconds: float = 60.0
     runs_at_once: int = 20
+    depth_seconds: float = 7 * 86400.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> RunnerSettings:
+        return cls(
+            calls_per_second=settings.calls_per_second,
+            lease_seconds=settings.lease_seconds,
+            depth_seconds=settings.reconcile_depth,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ class Schedule:
 
     sync_seconds: float
     reconcile_seconds: float
-    modes: Sequence[str] = AVAILABLE_MODES
+    modes: Sequence[str] = ("full", "incremental", "reconcile")
 
 
 class SyncRunner:
@@ -271,6 +281,7 @@ class SyncRunner:
                     owner=self._owner,
                     lease_seconds=self._settings.lease_seconds,
                     request_id=request_id,
+                    depth_seconds=self._settings.depth_seconds,
                 )
             except AlreadyRunning:
                 continue
@@ -299,6 +310,7 @@ class SyncRunner:
                 lease_seconds=self._settings.lease_seconds,
                 restart=restart,
                 request_id=request_id,
+                depth_seconds=self._settings.depth_seconds,
             )
         )
 
@@ -433,6 +445,7 @@ class _Attempt:
             run_id=self._run_id,
             fence=self._fence,
             unknown_fields=self._runner._unknown_fields.setdefault(self._page_id, set()),
+            mode=self._mode,
             lease_seconds=self._settings.lease_seconds,
             token_works=self._token_works,
             reload_token=self._token_if_replaced,

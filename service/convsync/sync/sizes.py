@@ -21,6 +21,9 @@ MESSAGES_LIMIT: Final = 100  # more is cut by Meta without a word
 # 170 calls and at most 831 messages at once; 50 x 25 takes 373 calls and 662.
 NESTED_LIMIT: Final = MESSAGES_LIMIT
 LIST_LIMIT: Final = 25
+# Where little has changed the list is what costs, and a few messages of each thread tell what has.
+CHANGES_LIST_LIMIT: Final = 200
+CHANGES_NESTED_LIMIT: Final = 10
 
 
 class Patiently(Protocol):
@@ -52,14 +55,15 @@ class Place:
 
 _FULL: Final = {
     "list": Size(LIST_LIMIT, NESTED_LIMIT),
+    "changes": Size(CHANGES_LIST_LIMIT, CHANGES_NESTED_LIMIT),
     "thread": Size(MESSAGES_LIMIT),
     "conversation": Size(1, NESTED_LIMIT),
 }
 
 
-def list_place(cursor: str | None) -> Place:
-    """The page of a Page's list at `cursor`."""
-    return Place("list", cursor or "")
+def list_place(cursor: str | None, mode: str = "full") -> Place:
+    """The page of a Page's list at `cursor`; all modes but `full` look for what has changed."""
+    return Place("list" if mode == "full" else "changes", cursor or "")
 
 
 def thread_place(thread_id: str, cursor: str | None) -> Place:
@@ -67,9 +71,14 @@ def thread_place(thread_id: str, cursor: str | None) -> Place:
     return Place("thread", f"{thread_id} {cursor or ''}")
 
 
-def conversation_place(name: str) -> Place:
-    """One conversation with its newest messages: that of a thread, or of a person."""
-    return Place("conversation", name)
+def conversation_place(thread_id: str) -> Place:
+    """A conversation with its newest messages."""
+    return Place("conversation", thread_id)
+
+
+def person_place(sender_id: str, cursor: str | None = None) -> Place:
+    """The page of the list of a person's conversations at `cursor`, one with its newest messages."""
+    return Place("conversation", f"person {sender_id} {cursor}" if cursor else f"person {sender_id}")
 
 
 class Sizes:

@@ -35,7 +35,15 @@ from convsync.store import Finding, MirroredConversation, Store
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Graph, Time
 from convsync.sync.retry import BUDGETS, Backoff
-from convsync.sync.sizes import Place, Size, Sizes, conversation_place, list_place, thread_place
+from convsync.sync.sizes import (
+    Place,
+    Size,
+    Sizes,
+    conversation_place,
+    list_place,
+    person_place,
+    thread_place,
+)
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -416,7 +424,9 @@ class _Verification:
             body = answer.data if place.thread_id is None else {"data": [answer.data]}
             return self._conversations(body, at), at
 
-        one = conversation_place(place.thread_id or f"person {place.sender_id}")
+        one = (
+            person_place(place.sender_id) if place.thread_id is None else conversation_place(place.thread_id)
+        )
         return await self._get(path, lambda size: {**who, "fields": self._fields(size)}, one, read)
 
     async def _read_messages(self, thread_id: str, owner: str, cursor: str | None) -> MessagesPage:

@@ -39,7 +39,7 @@ from convsync.graph.reading import (
 from convsync.sync.calls import Caller, Control, Stopped
 from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
 from convsync.sync.retry import BUDGETS
-from convsync.sync.sizes import Place, Size, Sizes, list_place, thread_place
+from convsync.sync.sizes import Place, Size, Sizes, list_place, person_place, thread_place
 
 _IGNORED_TOO_OFTEN: Final = 3
 # Without these a message or a thread cannot be told whose and when it is.
@@ -56,6 +56,8 @@ class _Page:
     next_cursor: str | None
     unreadable: int
     drift: Counter[str]
+    newest: datetime | None = None  # of a thread; of the list's threads each says its own
+    oldest: datetime | None = None
 
 
 class _GaveUp(Exception):
@@ -87,6 +89,7 @@ class Walker:
         run_id: int,
         fence: int,
         unknown_fields: set[str],
+        mode: str = "full",
         lease_seconds: float,
         token_works: Callable[[], Awaitable[None]],
         reload_token: Callable[[], Awaitable[str | None]],
@@ -101,6 +104,7 @@ class Walker:
         self._run_id = run_id
         self._fence = fence
         self._unknown_fields = unknown_fields
+        self._mode = mode
         self._sizes = Sizes(store, page_id, control.patiently)
         self._lease_seconds = lease_seconds
         self._token_works = token_works
@@ -184,6 +188,8 @@ class Walker:
                     unreadable=page.unreadable,
                     lease_seconds=self._lease_seconds,
                     walk_pass=work.walk_pass,
+                    oldest=page.oldest,
+                    newest=page.newest,
                 )
             )
         except (BadData, InvalidArgument) as error:
@@ -219,8 +225,7 @@ class Walker:
 
     async def _read(self, work: Work) -> _Page:
         """Read the page at `work.cursor`, as often and as small as it takes."""
-        listing = work.kind == "list"
-        place = list_place(work.cursor) if listing else thread_place(work.thread_id, work.cursor)
+        place = self._place(work)
         failures: Counter[ErrorClass] = Counter()
         while True:
             size = await self._sizes.now(place)
@@ -349,14 +354,23 @@ class Walker:
         self._unknown_fields.add(field)
         return True
 
+    def _place(self, work: Work) -> Place:
+        if work.kind == "list":
+            return list_place(work.cursor, self._mode)
+        if work.kind == "contact":
+            return person_place(work.thread_id, work.cursor)
+        return thread_place(work.thread_id, work.cursor)
+
     def _request(self, work: Work, size: Size) -> tuple[str, Mapping[str, str | int]]:
         without = self._unknown_fields
         params: dict[str, str | int] = {"limit": size.limit}
         if work.cursor is not None:
             params["after"] = work.cursor
-        if work.kind == "list":
+        if work.kind != "thread":
             params["platform"] = "messenger"
             params["fields"] = list_fields(size.nested, without)
+            if work.kind == "contact":
+                params["user_id"] = work.thread_id
             return node_path(self._page_id, "conversations"), params
         params["fields"] = message_fields(without)
         return node_path(work.thread_id, "messages"), params
@@ -374,9 +388,18 @@ class Walker:
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
             drift = page.drift + _version_drift(answer)
-            return _Page(granted_at, page.facts, [], page.next_cursor, page.unreadable, drift)
+            return _Page(
+                granted_at,
+                page.facts,
+                [],
+                page.next_cursor,
+                page.unreadable,
+                drift,
+                page.newest,
+                page.oldest,
+            )
 
-        return read_list if work.kind == "list" else read_thread
+        return read_thread if work.kind == "thread" else read_list
 
     def _not_in_place(self, work: Work, next_cursor: str | None) -> None:
         """A list whose next page is this page would be read for ever."""

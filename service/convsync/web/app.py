@@ -172,7 +172,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         store,
         app[GRAPH],
         app[TOKENS].open,
-        RunnerSettings(calls_per_second=settings.calls_per_second, lease_seconds=settings.lease_seconds),
+        RunnerSettings.of(settings),
         saw_drift=read_drift,
     )
     app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift

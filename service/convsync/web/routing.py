@@ -62,10 +62,6 @@ class BadRequest(ConvsyncError):
     code, status, title = "bad_request", 400, "Bad request"
 
 
-class ModeUnavailable(ConvsyncError):
-    code, status, title = "mode_unavailable", 422, "Mode not available"
-
-
 def allowed_page(request: web.Request, page_id: str) -> str:
     """The Page's id, if the caller's key may see it; otherwise the Page does not exist for it."""
     key = request.get(KEY)

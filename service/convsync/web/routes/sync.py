@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from convsync.errors import NotFound
 from convsync.facts import Json
 from convsync.settings import find_key
-from convsync.sync.modes import AVAILABLE_MODES
 from convsync.sync.ports import Begun
 from convsync.web import sse, tickets
 from convsync.web.middlewares import KEYS, presented_key
@@ -19,7 +18,6 @@ from convsync.web.routes.pages import PageId
 from convsync.web.routing import (
     KEY,
     REQUEST_ID,
-    ModeUnavailable,
     Unauthorized,
     allowed_page,
     read_body,
@@ -54,8 +52,6 @@ class NewTicket(BaseModel):
 async def _begin(request: web.Request) -> Begun:
     body = await read_body(request, NewSync)
     page_id = allowed_page(request, body.page_id)
-    if body.mode not in AVAILABLE_MODES:
-        raise ModeUnavailable(f"{body.mode} does not exist yet; available: {', '.join(AVAILABLE_MODES)}")
     return await request.app[RUNNER].start(
         page_id,
         body.mode,
