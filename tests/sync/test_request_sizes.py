@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from convsync.facts import Message
 from convsync.sync.contacts import ContactReader
 from faults.processes import commands
 from sync.test_error_catalogue import BY_ENTRY, asked, fault, inbox
@@ -38,6 +40,37 @@ async def test_no_process_makes_a_request_again_that_another_was_refused(
         assert not {request: times for request, times in refused(world).items() if times > 1}
         verdict = await world.verdict()
         assert verdict.clean, verdict.examples
+
+
+async def test_no_sync_asks_again_for_changes_that_were_too_much(database: Any) -> None:
+    async with inbox(database) as world:
+        assert (await world.sync()).status == "succeeded"
+        world.simulator.faults.plant({"match": rf"{LIST_CALL}.*limit=(200|100)&", **TOO_MUCH})
+        for mode in ("incremental", "reconcile", "incremental"):
+            assert (await world.sync(mode)).status == "succeeded"
+        # 200 x 10, 200 x 1 and 100 x 1, each once; the list of a full sync is another.
+        assert list(refused(world).values()) == [1, 1, 1]
+        world.simulator.calls.reset()
+        assert (await world.sync()).status == "succeeded"
+        assert [query for path, query in asked(world) if LIST_CALL in path and "limit=25&" in query]
+
+
+async def test_person_too_heavy_to_be_listed_with_messages_is_asked_for_so_once(database: Any) -> None:
+    """Where the list is refused people without a known thread are asked for by their id."""
+    async with inbox(database) as world:
+        _, message = world.simulator.population.new_message(None, "in", "hello")
+        person = world.simulator.population.conversations[-1]
+        at = datetime.fromtimestamp(message.created_ms / 1000, UTC)
+        told = Message(world.page_id, person.customer_id, message.message_id, "in", at, message.text)
+        await world.store.ingest([told], "webhook")
+        world.simulator.faults.plant({"match": rf"messages.*user_id={person.customer_id}", **TOO_MUCH})
+        world.simulator.faults.plant({"match": rf"{LIST_CALL}\?(?!.*user_id)", "action": "refuse_listing"})
+        for _ in range(2):
+            outcome = await world.sync()
+            assert (outcome.status, (await world.run_of(outcome))["reason"]) == ("partial", "listing_refused")
+            await world.rows("update convsync.messenger_conversations set thread_id = null returning 1")
+        queries = [query for path, query in asked(world) if "user_id=" in query]
+        assert [("messages" in query) for query in queries] == [True, False, False]
 
 
 async def test_size_grows_back_and_a_place_that_was_refused_keeps_its_own(database: Any) -> None:
