@@ -544,7 +544,8 @@ def test_a_block_of_one_page_is_none_of_another_but_the_apps_is(service: Connect
 
 
 TOLD: LiteralString = """
-    select convsync_api.record_call(%(page)s, 200, 100, jsonb_build_object('app_percent', %(percent)s::integer))
+    select convsync_api.record_call(%(page)s, 200, 100,
+      jsonb_build_object('app_percent', %(percent)s::integer))
 """
 
 
@@ -568,8 +569,9 @@ def test_nobody_waits_for_what_another_page_tells_of_the_app(connect: Connect, s
 
 def test_answers_of_many_pages_that_tell_of_the_app_never_deadlock(connect: Connect) -> None:
     told: LiteralString = """
-        select convsync_api.record_call(%(page)s, 200, 100, jsonb_build_object('percent', 3, 'app_percent', %(percent)s::integer),
-          p_block_scope => %(scope)s, p_block_seconds => 0)
+        select convsync_api.record_call(%(page)s, 200, 100,
+          jsonb_build_object('percent', 3, 'app_percent', %(percent)s::integer), p_block_scope => %(scope)s,
+          p_block_seconds => 0)
     """
     granted: LiteralString = (
         "select * from convsync_api.acquire_call(%(page)s, 'live', p_calls_per_second => 0)"
