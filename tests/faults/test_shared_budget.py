@@ -184,7 +184,7 @@ def test_two_processes_at_one_run_are_convicted() -> None:
 
 
 async def test_a_grant_that_was_forgotten_is_seen_all_the_same(database: Any) -> None:
-    """A budget that forgets what it granted, as one per process would: the third call of a second is noted."""
+    """A budget that forgets what it granted, as one per process would: a third call is noted."""
     async with await psycopg.AsyncConnection.connect(
         database.owner_url, autocommit=True, row_factory=dict_row
     ) as owner:
