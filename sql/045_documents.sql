@@ -59,11 +59,7 @@ as $$
     'conversations', (select count(*) from convsync.messenger_conversations c where c.page_id = p_page.page_id),
     'messages', (select coalesce(sum(c.message_count), 0) from convsync.messenger_conversations c where c.page_id = p_page.page_id),
     'dead_letters', (select count(*) from convsync.dead_letters d where d.page_id = p_page.page_id and d.resolved_at is null),
-    'budget', (
-      select jsonb_build_object('calls', b.calls, 'blocked_until', b.blocked_until, 'block_reason', b.block_reason,
-        'usage_percent', b.usage_percent)
-      from convsync.call_budgets b where b.page_id = p_page.page_id
-    ),
+    'budget', convsync_api._budget_document(p_page.page_id),
     'last_run', (
       select convsync_api._run_document(r) from convsync.sync_runs r
       where r.page_id = p_page.page_id order by r.run_id desc limit 1

@@ -92,6 +92,7 @@ def show_pages(pages: list[Json]) -> None:
         "Freshness",
         "Conversations",
         "Messages",
+        "Calls",
         "Last sync",
         "Dead letters",
         "Last webhook",
@@ -105,6 +106,7 @@ def show_pages(pages: list[Json]) -> None:
             document["freshness"],
             str(document["conversations"]),
             str(document["messages"]),
+            str(document["budget"]["calls"]),
             f"{run['mode']} {run['status']}{_time_left(run)}" if run else "none yet",
             str(document["dead_letters"]),
             document["last_webhook_at"] or "none yet",
@@ -115,6 +117,7 @@ def show_pages(pages: list[Json]) -> None:
             why = _with_reason(document["freshness"], document["freshness_reason"])
             stdout.print(f"Page {document['page_id']}: {why}", highlight=False, markup=False)
         show_token_error(document)
+        show_budget(document)
 
 
 def _with_reason(state: str, reason: str | None) -> str:
@@ -149,6 +152,26 @@ def show_token_error(page: Json) -> None:
     if page["token_error"]:
         text = f"Page {page['page_id']}: {page['token_error']}"
         stdout.print(escape_controls(text), highlight=False, markup=False)
+
+
+def show_budget(page: Json) -> None:
+    """What keeps a Page from being called at its rate; nothing, if nothing does."""
+    budget = page["budget"]
+    if budget["blocked_until"]:
+        whose = "the app" if budget["block_scope"] == "app" else "the Page"
+        text = f"no calls until {budget['blocked_until']}, Meta told {whose} to wait"
+        if budget["block_reason"]:
+            text += f": {budget['block_reason']}"
+    elif budget["pace_reason"]:
+        why = {
+            "usage": f"{budget['usage_percent']} % of its allowance is used",
+            "app_usage": f"{budget['app_usage_percent']} % of the app's allowance is used",
+            "slow_answers": f"answers take {budget['response_ms']:.0f} ms",
+        }
+        text = f"called at {budget['pace']:.0%} of its rate: {why[budget['pace_reason']]}"
+    else:
+        return
+    stdout.print(escape_controls(f"Page {page['page_id']}: {text}"), highlight=False, markup=False)
 
 
 def show_dead_letters(letters: list[Json]) -> None:

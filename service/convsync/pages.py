@@ -95,15 +95,14 @@ async def granted(
             )
         raise
     usage = answer.usage
-    # The call succeeded, but it was the last one for now.
-    used_up = usage is not None and usage.percent >= 100 and usage.regain_seconds > 0
+    used_up = usage.used_up_seconds if usage else 0
     await store.record_call(
         page_id=page_id,
         status=answer.status,
         response_ms=answer.ms,
         usage=usage.as_json() if usage else None,
         block_scope="page" if used_up else None,
-        block_seconds=usage.regain_seconds if usage and used_up else None,
+        block_seconds=used_up or None,
         block_reason="usage" if used_up else None,
     )
     return answer, grant.granted_at

@@ -543,6 +543,53 @@ def test_a_block_of_one_page_is_none_of_another_but_the_apps_is(service: Connect
     assert call(service, other_page)["wait_ms"] == 30_000
 
 
+TOLD: LiteralString = """
+    select convsync_api.record_call(%(page)s, 200, 100,
+      jsonb_build_object('app_percent', %(percent)s::integer))
+"""
+
+
+def test_nobody_waits_for_what_another_page_tells_of_the_app(connect: Connect, service: Connection) -> None:
+    """The row of the app is the one that all Pages have in common."""
+    other = connect()
+    other.execute("set lock_timeout = '1s'")
+    at(service, 0)
+    at(other, 0)
+    call(service, TOLD, page="1001", percent=40)
+    service.execute("begin")
+    call(service, TOLD, page="1001", percent=60)
+    granted: LiteralString = "select * from convsync_api.acquire_call('1002', 'live')"
+    assert call(other, granted)["wait_ms"] == 0
+    # What is known of the app already is not written again.
+    call(other, TOLD, page="1002", percent=40)
+    service.execute("commit")
+    budget: LiteralString = "select convsync_api.add_page('1002') -> 'budget' as budget"
+    assert call(other, budget)["budget"]["app_usage_percent"] == 60
+
+
+def test_answers_of_many_pages_that_tell_of_the_app_never_deadlock(connect: Connect) -> None:
+    told: LiteralString = """
+        select convsync_api.record_call(%(page)s, 200, 100,
+          jsonb_build_object('percent', 3, 'app_percent', %(percent)s::integer), p_block_scope => %(scope)s,
+          p_block_seconds => 0)
+    """
+    granted: LiteralString = (
+        "select * from convsync_api.acquire_call(%(page)s, 'live', p_calls_per_second => 0)"
+    )
+
+    def calls(number: int, connection: Connection) -> None:
+        for turn in range(40):
+            page = str(1001 + (turn * (number + 1)) % 3)
+            call(connection, granted, page=page)
+            scope = ("page", "app", None)[(turn + number) % 3]
+            call(connection, told, page=page, percent=turn % 70, scope=scope)
+
+    sessions = [connect() for _ in range(4)]
+    with ThreadPoolExecutor(len(sessions)) as threads:
+        for done in [threads.submit(calls, number, one) for number, one in enumerate(sessions)]:
+            done.result()
+
+
 def test_a_run_that_is_not_ours_takes_nothing_of_the_budget(owner: Connection, service: Connection) -> None:
     run = Run(service)
     with pytest.raises(psycopg.DatabaseError) as raised:

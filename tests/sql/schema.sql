@@ -27,7 +27,7 @@ insert into contract values
     'messages_added, unreadable, calls, started_at, finished_at'),
   ('sync_cursors', 'page_id, run_id, kind, thread_id, last_cursor, last_conversation_id, completed, updated_at'),
   ('sync_batches', 'page_id, run_id, batch, cursor, status, attempts, error'),
-  ('call_budgets', 'page_id, grants, blocked_until, block_reason, usage_percent, calls');
+  ('call_budgets', 'page_id, grants, calls_per_second, blocked_until, block_reason, usage_percent, usage_until, response_ms, response_until, calls');
 
 select has_table('convsync', c.relation, 'there is a table convsync.' || c.relation) from contract c;
 

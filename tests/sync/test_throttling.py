@@ -6,7 +6,6 @@ The hours that Meta asks for pass in seconds here: engine and database share a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -14,40 +13,10 @@ import pytest
 
 from convsync.pages import TokenCheck, check_token
 from convsync.simulator.limits import PageLimits
-from convsync.store import Grant
 from sync.fake_graph import conversation, fake_graph
-from sync.world import LIST_CALL, FastStore, FastTime, World, open_world
+from sync.world import LIST_CALL, FastTime, Ledger, World, open_world
 
 SMALL_ANSWERS = {"max_conversations_per_call": 4, "max_messages_per_call": 20}
-
-
-class Ledger:
-    """What the budget granted and what it was told, in the order it happened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.grants: list[datetime] = []
-        self.blocks: list[tuple[datetime, datetime]] = []
-        acquire, record = FastStore.acquire_call, FastStore.record_call
-
-        async def acquire_call(store: FastStore, **arguments: Any) -> Grant:
-            grant = await acquire(store, **arguments)
-            if grant.granted_at is not None:
-                self.grants.append(grant.granted_at)
-            return grant
-
-        async def record_call(store: FastStore, **arguments: Any) -> datetime | None:
-            until = await record(store, **arguments)
-            if arguments["block_scope"] is not None:
-                assert until is not None
-                # What was granted while the refusal was on its way could not know of it.
-                self.blocks.append((store._clock.database_now(), until))
-            return until
-
-        monkeypatch.setattr(FastStore, "acquire_call", acquire_call)
-        monkeypatch.setattr(FastStore, "record_call", record_call)
-
-    def granted_while_blocked(self) -> int:
-        return sum(began < granted < ends for began, ends in self.blocks for granted in self.grants)
 
 
 def quiet(world: World, clock: FastTime, code: int) -> list[tuple[float, float]]:

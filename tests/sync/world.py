@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
 from convsync.graph.client import GraphClient
@@ -22,7 +23,7 @@ from convsync.pages import PageToken
 from convsync.simulator import Simulator, SimulatorConfig
 from convsync.simulator.checker import compare, fetch_truth
 from convsync.simulator.verdict import Verdict
-from convsync.store import Store, create_pool
+from convsync.store import Grant, Store, create_pool
 from convsync.sync.ports import Time
 from convsync.sync.retry import Backoff
 from convsync.sync.runner import Outcome, RunnerSettings, SyncRunner
@@ -80,6 +81,37 @@ class FastStore(Store):
             moment = self._clock.database_now().isoformat()
             await connection.execute("select set_config('convsync.now', %s, true)", [moment])
             yield connection
+
+
+class Ledger:
+    """What the budget granted and what it was told, in the order it happened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.grants: list[datetime] = []
+        self.answered: list[datetime] = []
+        self.blocks: list[tuple[datetime, datetime]] = []
+        acquire, record = FastStore.acquire_call, FastStore.record_call
+
+        async def acquire_call(store: FastStore, **arguments: Any) -> Grant:
+            grant = await acquire(store, **arguments)
+            if grant.granted_at is not None:
+                self.grants.append(grant.granted_at)
+            return grant
+
+        async def record_call(store: FastStore, **arguments: Any) -> datetime | None:
+            until = await record(store, **arguments)
+            self.answered.append(store._clock.database_now())
+            if arguments["block_scope"] is not None:
+                assert until is not None
+                # What was granted while the refusal was on its way could not know of it.
+                self.blocks.append((store._clock.database_now(), until))
+            return until
+
+        monkeypatch.setattr(FastStore, "acquire_call", acquire_call)
+        monkeypatch.setattr(FastStore, "record_call", record_call)
+
+    def granted_while_blocked(self) -> int:
+        return sum(began < granted < ends for began, ends in self.blocks for granted in self.grants)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The progress bar: it fits a narrow terminal, and ends with what it shows."""
+"""What a terminal shows: a progress bar that fits a narrow one, and what keeps a Page from its rate."""
 
 from __future__ import annotations
 
@@ -45,3 +45,53 @@ async def test_quiet_shows_nothing(terminal: io.StringIO) -> None:
     async with console.progress(quiet=True) as bar:
         await bar.follow(read)
     assert terminal.getvalue() == ""
+
+
+BUDGET: dict[str, Any] = {
+    "calls": 12,
+    "calls_per_second": 2,
+    "pace": 1,
+    "pace_reason": None,
+    "usage_percent": 84,
+    "app_usage_percent": 91.5,
+    "response_ms": 4000.1,
+    "blocked_until": None,
+    "block_scope": None,
+    "block_reason": None,
+}
+BLOCK = {"blocked_until": "2026-03-01T12:01:00+00:00", "block_reason": "(#4)\x1b[2J"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        (
+            {"pace": 0.68, "pace_reason": "usage"},
+            "Page 1: called at 68% of its rate: 84 % of its allowance is used",
+        ),
+        (
+            {"pace": 0.41, "pace_reason": "app_usage", "calls_per_second": None},
+            "Page 1: called at 41% of its rate: 91.5 % of the app's allowance is used",
+        ),
+        (
+            {"pace": 0.5, "pace_reason": "slow_answers"},
+            "Page 1: called at 50% of its rate: answers take 4000 ms",
+        ),
+        (
+            {"block_scope": "app", "pace": 0.5, "pace_reason": "usage", **BLOCK},
+            "Page 1: no calls until 2026-03-01T12:01:00+00:00, Meta told the app to wait: (#4)\\x1b[2J",
+        ),
+        (
+            {"block_scope": "page", **BLOCK, "block_reason": None},
+            "Page 1: no calls until 2026-03-01T12:01:00+00:00, Meta told the Page to wait",
+        ),
+    ],
+)
+def test_what_keeps_a_page_from_its_rate_is_said(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "stdout", Console(file=shown, width=200))
+    console.show_budget({"page_id": "1", "budget": {**BUDGET, **changes}})
+    assert shown.getvalue().strip() == told

@@ -235,6 +235,9 @@ def test_the_time_to_regain_access_overrides_the_guess_of_the_catalogue() -> Non
     guessed = read_error({"error": {"code": 80006, "message": "too many"}}, status=400)
     assert (told.block_seconds, told.block_told) == (1140, True)
     assert (guessed.block_seconds, guessed.block_told) == (60, False)
+    # A Page that has to wait keeps nobody else waiting.
+    app = read_error({"error": {"code": 4, "message": "too many"}}, status=403, usage=usage)
+    assert (app.block_scope, app.block_seconds, app.block_told) == ("app", 60, False)
 
 
 @pytest.mark.parametrize("word", ["nonexisting", "nonexistent"])
@@ -315,7 +318,13 @@ def test_several_businesses_in_one_header_count_by_the_worst_of_them() -> None:
     )
     usage = read_usage({"X-Business-Use-Case-Usage": header})
     assert usage is not None
-    assert (usage.percent, usage.app_percent, usage.regain_seconds) == (100, 0, 19 * 60)
+    assert (usage.percent, usage.app_percent, usage.regain_seconds) == (100, None, 19 * 60)
+
+
+def test_what_the_app_has_used_up_is_not_held_against_the_page() -> None:
+    usage = read_usage({"X-App-Usage": '{"call_count":100,"total_time":25,"total_cputime":31}'})
+    assert usage is not None
+    assert (usage.percent, usage.app_percent, usage.used_up_seconds) == (None, 100, 0)
 
 
 def test_the_minutes_to_regain_access_become_seconds() -> None:

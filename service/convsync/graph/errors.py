@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from convsync.facts import clean
-from convsync.graph.catalogue import ErrorClass, Retry, classify
+from convsync.graph.catalogue import Retry, classify
 from convsync.graph.redact import MARK, redact
 from convsync.graph.usage import Usage
 
@@ -62,7 +62,8 @@ class GraphError(Exception):
         self.block_scope = rule.scope
         self.block_seconds = rule.block_seconds
         self.block_told = False
-        if rule.error_class is ErrorClass.THROTTLED and usage is not None and usage.regain_seconds > 0:
+        # What Meta tells is told of the Page: how long the app has to wait it never says.
+        if rule.scope == "page" and usage is not None and usage.regain_seconds > 0:
             self.block_seconds = usage.regain_seconds
             self.block_told = True
         found = _NO_SUCH_FIELD.search(texts) if code == 100 else None

@@ -33,15 +33,21 @@ _MAX_HEADER: Final = 16_384
 class Usage:
     """What the headers of one answer say.
 
-    `percent` is the highest percentage of any allowance that our calls draw on, `app_percent` the
-    part of it that is the app's rather than the Page's; `regain_seconds` is how long Meta estimates
-    until calls succeed again (0: they do). `raw` holds the decoded headers, by `business`, `app`, `page`.
+    `percent` is the highest percentage of any allowance of the Page's that our calls draw on, `app_percent`
+    that of the app's, which all its Pages share; `None` where no header told. `regain_seconds` is how long
+    Meta estimates until calls of the Page succeed again (0: they do). `raw` holds the decoded headers, by
+    `business`, `app`, `page`.
     """
 
-    percent: float
+    percent: float | None
     regain_seconds: int
     raw: dict[str, Any] = field(default_factory=dict)
-    app_percent: float = 0.0
+    app_percent: float | None = None
+
+    @property
+    def used_up_seconds(self) -> int:
+        """How long the Page is not to be called, though this call succeeded: it was the last for now."""
+        return self.regain_seconds if self.percent is not None and self.percent >= 100 else 0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,21 +61,20 @@ class Usage:
 def read_usage(headers: Mapping[str, str]) -> Usage | None:
     """Read the usage headers of an answer; `None` if it has none that can be read."""
     raw: dict[str, Any] = {}
-    percent = app_percent = 0.0
+    highest: dict[str, float] = {}
     regain = 0
     for name, header in _HEADERS.items():
         value = _decode(headers.get(header))
         if value is None:
             continue
         raw[name] = value
+        whose = "app" if name == "app" else "page"
         for allowance in _allowances(value):
             used = max((_number(allowance.get(key)) for key in _PERCENTAGES), default=0.0)
-            percent = max(percent, used)
-            if name == "app":
-                app_percent = max(app_percent, used)
+            highest[whose] = max(highest.get(whose, 0.0), used)
             minutes = _number(allowance.get("estimated_time_to_regain_access"))
             regain = max(regain, math.ceil(min(minutes, 10_080.0) * 60))
-    return Usage(percent, regain, raw, app_percent) if raw else None
+    return Usage(highest.get("page"), regain, raw, highest.get("app")) if raw else None
 
 
 def _decode(header: str | None) -> dict[str, Any] | None:

@@ -189,9 +189,8 @@ class Caller:
         seconds: int | None = None,
         reason: str | None = None,
     ) -> None:
-        if scope is None and usage is not None and usage.percent >= 100 and usage.regain_seconds > 0:
-            # The call succeeded, the next one would not: the allowance is used up.
-            scope, seconds, reason = "page", usage.regain_seconds, "usage"
+        if scope is None and usage is not None and usage.used_up_seconds > 0:
+            scope, seconds, reason = "page", usage.used_up_seconds, "usage"
         await self._control.patiently(
             lambda: self._store.record_call(
                 page_id=self._page_id,
