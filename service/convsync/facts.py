@@ -188,6 +188,28 @@ class Unsend:
 
 
 @dataclass(frozen=True, slots=True)
+class Absence:
+    """Graph listed the part of the thread where this message was, and not the message, at `observed_at`.
+
+    A read that shows it later brings it back. May be told before the message.
+    """
+
+    page_id: str
+    sender_id: str
+    message_id: str
+    observed_at: datetime
+
+    def as_json(self) -> Json:
+        return {
+            "kind": "absence",
+            "page_id": self.page_id,
+            "sender_id": self.sender_id,
+            "message_id": self.message_id,
+            "observed_at": self.observed_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Watermark:
     """The customer has read (or was delivered) every message of the Page up to `at`."""
 
@@ -232,6 +254,26 @@ class Thread:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """Graph confirmed to a direct read, granted at `observed_at`, that it has no such conversation.
+
+    A later message or snapshot brings the conversation back.
+    """
+
+    page_id: str
+    sender_id: str
+    observed_at: datetime
+
+    def as_json(self) -> Json:
+        return {
+            "kind": "gone",
+            "page_id": self.page_id,
+            "sender_id": self.sender_id,
+            "observed_at": self.observed_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class PageEvent:
     """Something the platform told the Page about itself: a policy notice, the roles of its apps."""
 
@@ -269,7 +311,9 @@ class DeadLetter:
         }
 
 
-Fact: TypeAlias = Message | Edit | Reaction | Unsend | Watermark | Thread | PageEvent | DeadLetter
+Fact: TypeAlias = (
+    Message | Edit | Reaction | Unsend | Absence | Watermark | Thread | Gone | PageEvent | DeadLetter
+)
 
 
 def dump(facts: Iterable[Fact]) -> str:
