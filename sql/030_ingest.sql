@@ -603,6 +603,7 @@ begin
         sender_name_at = case when s.name is not null then greatest(o.sender_name_at, s.at) else o.sender_name_at end,
         thread_id = case when w.thread then s.thread_id else o.thread_id end,
         thread_id_at = case when s.thread_id is not null then greatest(o.thread_id_at, s.at) else o.thread_id_at end,
+        in_several_threads = o.in_several_threads or w.another,
         unread_count = case when w.unread then s.unread else o.unread_count end,
         unread_count_at = case when s.has_unread then greatest(o.unread_count_at, s.at) else o.unread_count_at end,
         snippet = case when w.snippet then s.snippet else o.snippet end,
@@ -630,6 +631,7 @@ begin
         select
           s.name is not null and (o.sender_name_at is null or (s.at, s.name) > (o.sender_name_at, coalesce(o.sender_name, ''))) as name,
           s.thread_id is not null and (o.thread_id_at is null or (s.at, s.thread_id) > (o.thread_id_at, coalesce(o.thread_id, ''))) as thread,
+          coalesce(s.thread_id <> o.thread_id, false) as another,
           s.has_unread and (o.unread_count_at is null or (s.at, s.unread) > (o.unread_count_at, o.unread_count)) as unread,
           s.has_snippet and (o.snippet_at is null or (s.at, coalesce(s.snippet, '')) > (o.snippet_at, coalesce(o.snippet, ''))) as snippet,
           s.has_can_reply and (o.can_reply_at is null
@@ -638,7 +640,8 @@ begin
           s.updated is not null and (o.updated_time_at is null or (s.at, s.updated) > (o.updated_time_at, coalesce(o.updated_time, s.updated))) as updated
       ) w
       where c.page_id = o.page_id and c.conversation_id = o.conversation_id
-        and (w.name or w.thread or w.unread or w.snippet or w.can_reply or w.reported or w.updated)
+        and (w.name or w.thread or w.unread or w.snippet or w.can_reply or w.reported or w.updated
+          or (w.another and not o.in_several_threads))
       returning c.page_id, c.conversation_id,
         (c.sender_name, c.thread_id, c.unread_count, c.snippet, c.can_reply, c.reported_count, c.updated_time)
           is distinct from (o.sender_name, o.thread_id, o.unread_count, o.snippet, o.can_reply, o.reported_count, o.updated_time) as visible

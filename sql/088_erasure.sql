@@ -172,7 +172,7 @@ begin
     message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
     can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
     updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
-    conversation_status = default, tags = '{}', assignee = null, note = null, timezone = null, gone_confirmed_at = null,
+    conversation_status = default, tags = '{}', assignee = null, note = null, timezone = null, gone_confirmed_at = null, in_several_threads = false,
     deleted_at = p_now, history_complete_at = null,
     version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = p_now
   where c.page_id = p_page_id and c.conversation_id = any (p_conversations);

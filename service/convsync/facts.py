@@ -77,11 +77,11 @@ def digest_id(page_id: str, sender_id: str, at: datetime, kind: str, payload: ob
 class Message:
     """One message (or an event with a message id of its own), as one source told it.
 
-    `observed_at` is set for a Graph read: the database's clock when the call was granted. A message
-    without it was told by a webhook. `in_thread` is false for events that are no message of the
-    thread (a referral, a hand-over): they are kept, but neither counted nor shown as the last message.
-    `metadata` has one key per source (`webhook`, `graph`); what Graph said of reactions is in
-    `metadata["graph"]["reactions"]`, a list of `{"actor", "reaction", "emoji"}`.
+    `observed_at` is set for a Graph read: the database's clock when the call was granted; `thread_id` is
+    the thread that listed it. A message without them was told by a webhook. `in_thread` is false for events
+    that are no message of the thread (a referral, a hand-over): they are kept, but neither counted nor
+    shown as the last message. `metadata` has one key per source (`webhook`, `graph`); what Graph said of
+    reactions is in `metadata["graph"]["reactions"]`, a list of `{"actor", "reaction", "emoji"}`.
     """
 
     page_id: str
@@ -94,6 +94,7 @@ class Message:
     metadata: Json = field(default_factory=dict)
     observed_at: datetime | None = None
     in_thread: bool = True
+    thread_id: str | None = None
 
     def as_json(self) -> Json:
         """Without what has its default: most messages are plain, and PostgreSQL reads each key it is sent."""
@@ -115,6 +116,8 @@ class Message:
             document["observed_at"] = self.observed_at
         if not self.in_thread:
             document["in_thread"] = False
+        if self.thread_id is not None:
+            document["thread_id"] = self.thread_id
         return document
 
 
