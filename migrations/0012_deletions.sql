@@ -1,5 +1,5 @@
 -- What is gone at Graph: messages that a read of their thread did not list, conversations that a direct read confirmed gone.
--- depends: 0007_page_statistics
+-- depends: 0011_verified_threads
 
 set local lock_timeout = '10s';
 

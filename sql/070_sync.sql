@@ -331,6 +331,7 @@ declare
   v_oldest timestamptz;
   v_unreadable integer;
   v_missed integer := 0;
+  v_judged jsonb;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
@@ -372,10 +373,12 @@ begin
         select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = f.message_id);
   end if;
 
+  v_judged := convsync_api._judge_page(v_cursor, p_next_cursor, p_observed_at, p_facts, p_threads);
   select coalesce(array_agg(i.sender_id) filter (where i.created or i.events_added + i.events_changed > 0), '{}'),
     coalesce(sum(i.events_added), 0)
   into v_people, v_added
-  from convsync_api._ingest(p_facts, 'sync') i;
+  from convsync_api._ingest(p_facts || (v_judged -> 'absences'), 'sync') i;
+  perform convsync_api._check_absences(p_page_id, v_judged);
   v_changed := cardinality(v_people);
 
   select r.mode into strict v_mode from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
@@ -518,6 +521,7 @@ begin
     end if;
   end if;
 
+  perform convsync_api._keep_ranges(p_page_id, p_run_id, v_judged);
   update convsync.sync_runs r
   set conversations_seen = r.conversations_seen + v_seen,
     conversations_changed = r.conversations_changed + v_changed,

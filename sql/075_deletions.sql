@@ -50,7 +50,7 @@ begin
   after_at := case when p_last then '-infinity' else v_oldest end;
   upto_at := case
     -- A message is in a list a little later than it is sent, and clocks differ.
-    when p_first then date_trunc('second', p_granted_at - interval '5 minutes')
+    when p_first then date_trunc('second', p_granted_at - convsync_api._overlap())
     when v_before is not null then v_before
     -- Nothing is known of the page before this one, so its last second may have begun there.
     else v_newest - interval '1 second' end;
@@ -106,7 +106,9 @@ begin
         select coalesce(o.ids, '{}') || coalesce(t.unreadable_ids, '{}') as ids,
           coalesce(o.times, '{}') || array_fill(null::timestamptz, array[coalesce(cardinality(t.unreadable_ids), 0)]) as times
       ) i
-      cross join lateral (select coalesce(t.listed_count, 0) + cardinality(i.ids) as listed_count) l
+      cross join lateral (
+        select case when t.cursor is null then 0 else coalesce(t.listed_count, 0) end + cardinality(i.ids) as listed_count
+      ) l
       cross join lateral convsync_api._listed_range(
         i.ids, i.times, t.cursor is null, t.read = 'complete' and l.listed_count >= t.message_count, p_granted_at,
         t.boundary_at, t.boundary_ids) r
@@ -141,4 +143,63 @@ begin
         from listing l), '[]'))
   );
 end
+$$;
+
+create or replace function convsync_api._judge_page(
+  p_cursor convsync.sync_cursors, p_next_cursor text, p_granted_at timestamptz, p_facts jsonb, p_threads jsonb
+)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- What _judge_listing says of a page that a run has read, and of which threads it was.
+  select jsonb_build_object('threads', t.threads)
+    || convsync_api._judge_listing(p_cursor.page_id, p_granted_at, p_facts, t.threads)
+  from (
+    select case when p_cursor.kind <> 'thread' then p_threads
+      else jsonb_build_array(coalesce(p_threads -> 0, '{}') || jsonb_build_object(
+        'thread_id', p_cursor.thread_id, 'sender_id', p_cursor.sender_id, 'message_count', p_cursor.reported_count,
+        'read', case when p_next_cursor is null then 'complete' else 'more' end, 'cursor', p_cursor.last_cursor,
+        'next_cursor', p_next_cursor,
+        'boundary_at', p_cursor.boundary_at, 'boundary_ids', p_cursor.boundary_ids, 'listed_count', p_cursor.listed_count)) end as threads
+  ) t;
+$$;
+
+create or replace function convsync_api._check_absences(p_page_id text, p_judged jsonb)
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  if exists (
+    select from jsonb_to_recordset(p_judged -> 'absences') a (message_id text)
+    where not exists (
+      select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = a.message_id)
+  ) then
+    -- Erased or purged between the look and the lock: nothing must be written down of it.
+    raise exception 'a message was erased meanwhile, try again' using errcode = '40001';
+  end if;
+end
+$$;
+
+create or replace function convsync_api._keep_ranges(p_page_id text, p_run_id bigint, p_judged jsonb)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Of the place where the read of the thread goes on: one that has gone on from there meanwhile is not set back.
+  update convsync.sync_cursors s
+  set boundary_at = r.boundary_at, boundary_ids = r.boundary_ids, listed_count = coalesce(r.listed_count, 0)
+  from jsonb_to_recordset(p_judged -> 'threads') t (thread_id text, next_cursor text)
+  left join jsonb_to_recordset(p_judged -> 'ranges') r (thread_id text, boundary_at timestamptz, boundary_ids text[], listed_count integer)
+    on r.thread_id = t.thread_id
+  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = t.thread_id
+    and s.last_cursor = t.next_cursor and not s.completed;
 $$;

@@ -196,6 +196,14 @@ def test_what_is_listed_without_content_is_not_absent(heard: Connection) -> None
     assert read(heard, [*without("m_30", "m_20a")], unreadable_ids=["m_30"], reported=6) == {"m_20a"}
 
 
+def test_what_is_listed_without_content_at_the_end_of_a_page_is_known_on_the_next(heard: Connection) -> None:
+    thread = {"thread_id": THREAD, "sender_id": ADA, "message_count": 7, "read": "more"}
+    absent, (so_far,) = judge(heard, facts_of(["m_50", "m_40b"]), {**thread, "unreadable_ids": ["m_40a"]})
+    assert absent == set()
+    rest = {**thread, "cursor": "c", **so_far}
+    assert judge(heard, facts_of(["m_30", "m_10"]), rest)[0] == {"m_20a", "m_20b"}
+
+
 def test_the_last_minutes_are_not_judged(owner: Connection) -> None:
     owner.execute(
         "select set_config('convsync.now', %s, false)", [(GRANTED - timedelta(minutes=1)).isoformat()]

@@ -360,10 +360,11 @@ class Walker:
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
             drift = page.drift + _version_drift(answer)
+            unreadable: Json = {"unreadable_ids": page.unreadable_ids, "nameless": page.nameless}
             return _Page(
                 granted_at,
                 page.facts,
-                [],
+                [{"thread_id": work.thread_id, **unreadable}] if page.unreadable else [],
                 page.next_cursor,
                 page.unreadable,
                 drift,
