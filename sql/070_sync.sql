@@ -194,6 +194,8 @@ begin
   select s.kind, s.thread_id, s.sender_id, s.last_cursor, s.walk_pass
   from convsync.sync_cursors s
   where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
+    -- Those that are said to be gone wait for their control; what another process was told is asked again.
+    and not coalesce(s.kind = 'confirm' and s.gone_seen like p_fence || '.%', false)
     and not (s.kind = 'thread' and s.listed_at is null and exists (
       select from convsync.sync_cursors l
       where l.page_id = p_page_id and l.run_id = p_run_id and l.kind = 'list' and not l.completed and not l.failed))
@@ -487,6 +489,9 @@ begin
       completed = v_over and not v_again,
       updated_at = v_now
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.thread_id = '';
+    if v_over and not v_again then
+      perform convsync_api._propose_deletions(p_page_id, p_run_id);
+    end if;
   elsif p_kind = 'contact' then
     update convsync.sync_cursors s
     set last_cursor = p_next_cursor, completed = p_next_cursor is null, updated_at = v_now
@@ -663,6 +668,7 @@ begin
   if p_kind = 'list' and p_error ->> 'class' is distinct from 'permission' then
     perform convsync_api._walk_known_contacts(p_page_id, p_run_id, v_now);
   end if;
+  perform convsync_api._after_failed_batch(p_page_id, p_run_id, p_kind, p_error);
   select coalesce(max(b.batch), 0) + 1 into v_batch
   from convsync.sync_batches b
   where b.page_id = p_page_id and b.run_id = p_run_id;
@@ -736,9 +742,11 @@ declare
   v_now timestamptz;
   v_status text;
   v_reason text;
+  v_held_back boolean;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
+  select r.deletions_held_back into strict v_held_back from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
   -- The ledger decides, not the caller: what is open or failed keeps a run from succeeding.
   if p_failure is not null then
     v_status := 'failed';
@@ -748,6 +756,9 @@ begin
     where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
   ) then
     raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
+  elsif v_held_back then
+    v_status := 'partial';
+    v_reason := 'deletion_breaker';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
     v_status := 'partial';
     v_reason := case when exists (
@@ -773,8 +784,9 @@ begin
 end
 $$;
 comment on function convsync_api.finish_sync(text, bigint, bigint, text) is
-$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed_batches, or listing_refused where the list is
-among them), or failed with the reason p_failure.
+$c$Ends a run; the status is derived from its ledger: succeeded, partial (deletion_breaker: more conversations were missing than is
+credible, and none was marked; listing_refused: the list is among what could not be read; failed_batches), or failed with the
+reason p_failure.
 Errors: ZC003 while work is open, ZC004.$c$;
 
 create or replace function convsync_api.cancel_sync(p_page_id text, p_run_id bigint, p_fence bigint default null)

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.errors import CheckViolation
 
+from convsync import facts
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
 from sync.world import FastTime, World, open_world
@@ -36,6 +38,10 @@ def threads(world: World) -> list[Conversation]:
 def messages(world: World, conversation: Conversation) -> list[Message]:
     """What Graph shows of a thread, newest first."""
     return world.simulator.population.visible_messages(conversation)[::-1]
+
+
+def at(message: Message) -> datetime:
+    return datetime.fromtimestamp(message.created_ms / 1000, UTC)
 
 
 async def deleted(world: World) -> set[str]:
@@ -161,3 +167,190 @@ async def test_no_fault_of_graph_deletes_a_message(world: World, mode: str, faul
     await world.sync()
     assert await deleted(world) == set()
     await assert_exact(world)
+
+
+# --- conversations
+
+
+@pytest.fixture
+async def many(database: Any) -> AsyncIterator[World]:
+    """100 conversations that a full sync has read."""
+    past = {"now": datetime.now(UTC) - HOUR_AGO}
+    async with open_world(database, clock=FastTime(1), conversations=100, messages=4.0, **past) as world:
+        assert (await world.sync()).status == "succeeded"
+        world.simulator.calls.reset()
+        yield world
+
+
+def remove(world: World, share: int) -> list[Conversation]:
+    """Remove so many in a hundred upstream, spread over the inbox."""
+    population = world.simulator.population
+    chosen = (
+        population.conversations[:: 100 // share][:share] if share <= 50 else population.conversations[:share]
+    )
+    for conversation in chosen:
+        population.remove(conversation)
+    return list(chosen)
+
+
+async def gone(world: World) -> set[str]:
+    found = await world.rows(
+        """select thread_id from convsync.messenger_conversations
+           where deleted_at is not null and deleted_at = gone_confirmed_at"""
+    )
+    return {row["thread_id"] for row in found}
+
+
+def direct_reads(world: World) -> list[str]:
+    """The threads that were read by themselves, one by one."""
+    paths = [call.path.rsplit("/", 1)[-1] for call in world.simulator.calls.calls]
+    return [path for path in paths if path.startswith("t_")]
+
+
+@pytest.mark.parametrize("mode", ["full", "reconcile"])
+async def test_removed_conversations_are_marked_each_confirmed_by_a_read_of_its_own(
+    many: World, mode: str
+) -> None:
+    removed = {one.thread_id for one in remove(many, 3)}
+    before = await many.versions()
+
+    outcome = await many.sync(mode)
+
+    assert outcome.status == "succeeded"
+    assert await gone(many) == removed
+    await assert_exact(many)
+    run = await many.run_of(outcome)
+    assert (run["deletions_proposed"], run["deletions_confirmed"]) == (3, 3)
+    read = direct_reads(many)
+    assert sorted(read[:3]) == sorted(removed)
+    assert len(read) == 4, "and one that is alive, after them"
+    changed = {key: version for key, version in (await many.versions()).items() if version != before[key]}
+    assert sorted(changed.values()) == sorted(before[key] + 1 for key in changed)
+    feed = await many.rows(
+        "select conversation_id from convsync.conversation_changes where kinds = '{gone}' order by 1"
+    )
+    assert [row["conversation_id"] for row in feed] == sorted(changed)
+    listed = await many.store.list_conversations(page_id=many.page_id, limit=200)
+    assert {one["thread_id"] for one in listed["conversations"]}.isdisjoint(removed)
+
+    # It is said once.
+    many.simulator.calls.reset()
+    outcome = await many.sync(mode)
+    assert outcome.status == "succeeded"
+    assert direct_reads(many) == []
+    assert await gone(many) == removed
+
+
+async def test_an_incremental_sync_proposes_nothing(many: World) -> None:
+    remove(many, 3)
+    assert (await many.sync("incremental")).status == "succeeded"
+    assert await gone(many) == set()
+    assert direct_reads(many) == []
+
+
+async def test_too_many_are_no_credible_news(many: World) -> None:
+    removed = {one.thread_id for one in remove(many, 60)}
+
+    outcome = await many.sync()
+
+    assert outcome.status == "partial"
+    run = await many.run_of(outcome)
+    assert (run["reason"], run["deletions_proposed"], run["deletions_confirmed"]) == (
+        "deletion_breaker",
+        60,
+        0,
+    )
+    assert await gone(many) == set()
+    assert removed.isdisjoint(direct_reads(many))
+    with pytest.raises(CheckViolation):
+        await many.owner.execute(
+            "update convsync.sync_runs set status = 'succeeded' where status = 'partial'"
+        )
+
+
+async def test_permission_lost_while_confirming_marks_nothing(many: World) -> None:
+    """Graph says of what it will not show that it does not exist."""
+    remove(many, 15)
+    many.simulator.faults.plant(
+        {"match": "GET /[^?]*t_\\d+\\?", "action": "error", "name": "unsupported", "after": 4}
+    )
+
+    outcome = await many.sync()
+
+    run = await many.run_of(outcome)
+    assert (run["status"], run["reason"]) == ("partial", "failed_batches")
+    (batch,) = run["failed_batches"]
+    assert (batch["kind"], batch["error"]["class"]) == ("control", "gone")
+    assert await gone(many) == set()
+
+    many.simulator.faults.clear()
+    assert (await many.sync()).status == "succeeded"
+    assert len(await gone(many)) == 15
+    await assert_exact(many)
+
+
+async def test_permission_refused_while_confirming_marks_nothing(many: World) -> None:
+    remove(many, 15)
+    many.simulator.faults.plant(
+        {"match": "GET /[^?]*t_\\d+\\?", "action": "error", "name": "permission", "after": 6}
+    )
+
+    outcome = await many.sync()
+
+    run = await many.run_of(outcome)
+    assert (run["status"], run["reason"]) == ("partial", "failed_batches")
+    assert {batch["error"]["class"] for batch in run["failed_batches"]} == {"permission"}
+    assert await gone(many) == set()
+
+
+async def test_a_token_that_dies_while_confirming_marks_nothing(many: World) -> None:
+    remove(many, 15)
+    many.simulator.faults.plant({"match": "GET /[^?]*t_\\d+\\?", "action": "revoke_token", "after": 6})
+    outcome = await many.sync()
+    assert (outcome.status, outcome.reason) == ("failed", "token_invalid")
+    assert await gone(many) == set()
+
+
+async def test_a_removed_conversation_that_writes_again_is_back(many: World) -> None:
+    population = many.simulator.population
+    (one, other, _) = remove(many, 3)
+    old = {each.thread_id: population.all_messages(each)[0] for each in (one, other)}
+    await many.sync()
+    assert {one.thread_id, other.thread_id} <= await gone(many)
+
+    # Meta delivers old messages again, hours late: one that is known, and one that never came here.
+    late = [
+        facts.Message(many.page_id, each.psid, message_id, "in", at(old[each.thread_id]), "Hello?")
+        for each in (one, other)
+        for message_id in (old[each.thread_id].message_id, f"m_late_{each.psid}")
+    ]
+    await many.store.ingest(late, "webhook")
+    assert {one.thread_id, other.thread_id} <= await gone(many)
+
+    population.new_message(one, "in", "Here I am again")
+    assert (await many.sync("incremental")).status == "succeeded"
+
+    assert one.thread_id not in await gone(many)
+    assert other.thread_id in await gone(many)
+    await assert_exact(many)
+
+
+async def test_what_answers_is_hidden_and_not_asked_for_again_for_a_while(many: World) -> None:
+    """Threads in the Requests folder are not listed after 30 days; they are there all the same."""
+    population = many.simulator.population
+    hidden = population.conversations[50]
+    del population._order[population._order.index(hidden.key)]
+    population.unsend(population.visible_messages(hidden)[0].message_id)
+
+    assert (await many.sync()).status == "succeeded"
+    assert await gone(many) == set()
+    assert direct_reads(many) == [hidden.thread_id]
+    await assert_exact(many)
+
+    many.simulator.calls.reset()
+    assert (await many.sync()).status == "succeeded"
+    assert direct_reads(many) == []
+    assert many.clock is not None
+    many.clock.skip(days=31)
+    await many.sync()
+    assert direct_reads(many) == [hidden.thread_id]

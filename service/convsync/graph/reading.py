@@ -59,6 +59,7 @@ MESSAGE_FIELDS: Final = (
     "reply_to",
     "is_unsupported",
 )
+NODE_FIELDS: Final = "id,updated_time,message_count"  # of a thread read by itself, to see whether it is there
 _SHARES: Final = "shares{id,link,name,description}"  # a share has no sub-field but those asked for
 
 # Who somebody is called lives in the conversation, where it can be erased. The address is made up
@@ -109,6 +110,14 @@ class MessagesPage:
     newest: datetime | None
     oldest: datetime | None
     drift: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePage:
+    """A thread read by itself: that there is an answer says that it is there."""
+
+    updated_time: datetime | None
+    message_count: int | None
 
 
 def message_fields(without: Iterable[str] = ()) -> str:
@@ -186,6 +195,19 @@ def read_messages(
         oldest=read.oldest,
         drift=drift,
     )
+
+
+def read_node(thread_id: str, body: Json) -> NodePage:
+    """Read a thread that was asked for by its id. Raises a GraphError if the answer is of no thread."""
+    try:
+        node = ConversationNode.model_validate(body)
+    except ValidationError as error:
+        raise GraphError(
+            f"the answer is no thread{_reason(error)}", type=UNREADABLE, http_status=200
+        ) from None
+    if node.id != thread_id:
+        raise GraphError("the answer is of another thread", type=UNREADABLE, http_status=200)
+    return NodePage(node.updated_time, node.message_count)
 
 
 class _NotAnObjectError(Exception):
