@@ -52,3 +52,7 @@ alter table convsync.sync_cursors
 alter table convsync.sync_batches drop constraint sync_batches_kind;
 alter table convsync.sync_batches
   add constraint sync_batches_kind check (kind in ('list', 'thread', 'contact', 'confirm', 'control')) not valid;
+
+alter table convsync.pages add column if not exists deletions_allowed integer;
+comment on column convsync.pages.deletions_allowed is
+  'A person has looked: so many conversations may be missing from the list at the next whole walk. Used once.';

@@ -244,11 +244,14 @@ begin
   from convsync.messenger_conversations c
   left join convsync.thread_proofs p on p.page_id = c.page_id and p.thread_id = c.thread_id
   where c.page_id = p_page_id and c.thread_id is not null and c.deleted_at is null;
-  v_held_back := cardinality(v_threads) > greatest(20, v_known / 10);
+  select cardinality(v_threads) > greatest(20, v_known / 10, g.deletions_allowed) into strict v_held_back
+  from convsync.pages g
+  where g.page_id = p_page_id;
   update convsync.sync_runs r
   set deletions_proposed = coalesce(cardinality(v_threads), 0), deletions_held_back = coalesce(v_held_back, false)
   where r.page_id = p_page_id and r.run_id = p_run_id;
-  if not v_held_back then
+  if v_threads is not null and not v_held_back then
+    update convsync.pages g set deletions_allowed = null where g.page_id = p_page_id and g.deletions_allowed is not null;
     insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, updated_at)
     select p_page_id, p_run_id, 'confirm', t.thread_id, v_now
     from unnest(v_threads) t (thread_id)
@@ -257,6 +260,30 @@ begin
   end if;
 end
 $$;
+
+create or replace function convsync_api.allow_deletions(p_page_id text, p_conversations integer)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_conversations is null or p_conversations < 1 then
+    raise exception 'conversations must be 1 or more' using errcode = 'ZC003', hint = 'p_conversations';
+  end if;
+  update convsync.pages g
+  set deletions_allowed = p_conversations
+  where g.page_id = p_page_id and g.removed_at is null;
+  if not found then
+    raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+end
+$$;
+comment on function convsync_api.allow_deletions(text, integer) is
+$c$A person has seen that so many conversations of a Page are really gone: the next full or reconciling sync asks for up to
+p_conversations that the list does not show, one by one, where it would have held them back (reason deletion_breaker). Holds
+for that one sync. Errors: ZC001, ZC003.$c$;
 
 create or replace function convsync_api._call_for_control(p_page_id text, p_run_id bigint)
 returns void
