@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg.errors import CheckViolation
+from structlog.testing import capture_logs
 
 from convsync import facts
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
+from sync.application import service
 from sync.world import FastTime, World, open_world
 
 HOUR_AGO = timedelta(hours=1)
@@ -266,6 +269,22 @@ async def test_too_many_are_no_credible_news(many: World) -> None:
         await many.owner.execute(
             "update convsync.sync_runs set status = 'succeeded' where status = 'partial'"
         )
+
+
+async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(many: World, tmp_path: Path) -> None:
+    removed = remove(many, 60)
+    async with service(many, tmp_path) as (_, runner):
+        with capture_logs() as logs:
+            assert (await runner.run(many.page_id, "full")).reason == "deletion_breaker"
+            assert (await runner.run(many.page_id, "incremental")).status == "succeeded"
+            for conversation in removed:
+                many.simulator.population.new_message(conversation, "in", "Here I am again")
+            assert (await runner.run(many.page_id, "full")).status == "succeeded"
+    told = [(one["alert"], one["state"], one["details"].keys()) for one in logs if one["event"] == "alert"]
+    assert told == [
+        ("deletions_held_back", "firing", {"page_id", "run_id"}),
+        ("deletions_held_back", "resolved", {"page_id", "run_id"}),
+    ]
 
 
 async def test_permission_lost_while_confirming_marks_nothing(many: World) -> None:

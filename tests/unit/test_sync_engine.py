@@ -222,6 +222,9 @@ class Store:
         self.reason = failure
         return self.status
 
+    async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
+        return {"reason": "failed_batches" if self.status == "partial" else self.reason}
+
     async def acquire_call(
         self, *, page_id: str, lane: str, run_id: int | None, fence: int | None, calls_per_second: float
     ) -> Grant:
