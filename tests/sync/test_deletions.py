@@ -358,7 +358,7 @@ async def test_what_answers_is_hidden_and_not_asked_for_again_for_a_while(many: 
     """Threads in the Requests folder are not listed after 30 days; they are there all the same."""
     population = many.simulator.population
     hidden = population.conversations[50]
-    del population._order[population._order.index(hidden.key)]
+    population._unlist(hidden)
     population.unsend(population.visible_messages(hidden)[0].message_id)
 
     assert (await many.sync()).status == "succeeded"
