@@ -300,8 +300,9 @@ declare
   v_thread text;
 begin
   -- After ten that are said to be gone, and when no more is to be asked.
-  select count(s.gone_at), count(*) - count(s.gone_at), min(s.thread_id) filter (where s.gone_at is not null)
-  into v_unproven, v_unread, v_thread
+  select count(s.gone_at), count(*) - count(s.gone_at), min(s.thread_id) filter (where s.gone_at is not null),
+    greatest(v_now, max(s.updated_at))
+  into v_unproven, v_unread, v_thread, v_now
   from convsync.sync_cursors s
   where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'confirm' and not s.completed and not s.failed;
   if v_unproven = 0 or (v_unproven < 10 and v_unread > 0) or exists (
