@@ -1,5 +1,5 @@
 -- When Pages are synced by themselves, and what tells how long a run still takes.
--- depends: 0011_verified_threads
+-- depends: 0012_deletions
 
 set local lock_timeout = '10s';
 

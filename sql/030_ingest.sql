@@ -55,7 +55,7 @@ as $$
       f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
       f.n)::convsync.fact order by f.ordinality)
   from (
-    select a.*, case when a.kind in ('watermark', 'dead_letter') then 1
+    select a.*, case when a.kind in ('watermark', 'gone', 'dead_letter') then 1
         else row_number() over (partition by a.kind, a.page_id, a.message_id, case when a.kind = 'thread' then a.sender_id end
           order by a.ordinality) end as n
     from unnest(p_facts) with ordinality a
@@ -80,7 +80,8 @@ begin
   end if;
 
   select array_agg(row(
-      r.kind, r.page_id, r.sender_id, r.message_id, r.direction, r.at, r.text,
+      r.kind, r.page_id, r.sender_id, r.message_id, r.direction,
+      case when r.kind in ('absence', 'gone') then r.observed_at else r.at end, r.text,
       case r.kind when 'message' then coalesce(r.event_type, 'message') else r.event_type end, coalesce(r.metadata, '{}'), r.observed_at,
       coalesce(r.in_thread, true), r.num_edit, r.actor_id, r.action, r.reaction, r.emoji, r.what, r.thread_id, r.fields,
       r.reason, r.raw, 1)::convsync.fact)
@@ -92,15 +93,16 @@ begin
     select f.ordinality - 1 as index,
       case
         when f.kind is null
-          or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'watermark', 'thread', 'page_event', 'dead_letter') then 'kind'
+          or f.kind not in ('message', 'edit', 'reaction', 'unsend', 'absence', 'watermark', 'thread', 'gone', 'page_event', 'dead_letter') then 'kind'
         when f.page_id is null or (f.page_id = '' and f.kind <> 'dead_letter') then 'page_id'
         when f.kind = 'dead_letter' then case when f.reason is null then 'reason' when f.raw is null then 'raw' end
         when f.kind <> 'page_event' and (f.sender_id is null or f.sender_id in ('', f.page_id) or f.sender_id like 'erased:%')
           then 'sender_id'
-        when f.kind in ('message', 'edit', 'reaction', 'unsend', 'page_event') and coalesce(f.message_id, '') = '' then 'message_id'
+        when f.kind in ('message', 'edit', 'reaction', 'unsend', 'absence', 'page_event') and coalesce(f.message_id, '') = ''
+          then 'message_id'
+        when f.kind in ('thread', 'absence', 'gone') and (f.observed_at is null or not isfinite(f.observed_at)) then 'observed_at'
         when f.kind <> 'thread' and (f.at is null or not isfinite(f.at)) then 'at'
         when f.kind = 'thread' and (f.thread_id = '') then 'thread_id'
-        when f.kind = 'thread' and (f.observed_at is null or not isfinite(f.observed_at)) then 'observed_at'
         when f.kind = 'thread' and jsonb_typeof(coalesce(f.fields, '{}')) <> 'object' then 'fields'
         when f.kind = 'message' and (f.direction is null or f.direction not in ('in', 'out')) then 'direction'
         when f.kind in ('message', 'page_event') and coalesce(f.event_type, '') = '' then 'event_type'
@@ -123,7 +125,7 @@ begin
   if exists (
     select
     from unnest(v_facts) f
-    where f.kind not in ('watermark', 'dead_letter')
+    where f.kind not in ('watermark', 'gone', 'dead_letter')
     group by f.kind, f.page_id, f.message_id, case when f.kind = 'thread' then f.sender_id end
     having count(*) > 1
   ) then
@@ -346,7 +348,7 @@ begin
   with amended as (
     update convsync.contact_interaction_events e
     set num_edit = a.num_edit, edited_at = a.edited_at, edited_text = a.edited_text, unsent_at = a.unsent_at,
-      reaction_marks = a.reaction_marks,
+      absent_at = a.absent_at, reaction_marks = a.reaction_marks,
       metadata = case when a.reaction_marks is null then e.metadata
         else convsync_api._fold_metadata(e.metadata, a.reaction_marks, e.graph_at) end
     from unnest(p_facts) f
@@ -477,7 +479,7 @@ immutable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- One order for all three kinds: a message may be edited, reacted to and unsent in one call.
+  -- One order for all kinds: a message may be edited, reacted to and unsent in one call.
   select array_agg(row(
       f.kind, f.page_id, f.sender_id, f.message_id, f.direction, f.at, f.text, f.event_type, f.metadata, f.observed_at,
       f.in_thread, f.num_edit, f.actor_id, f.action, f.reaction, f.emoji, f.what, f.thread_id, f.fields, f.reason, f.raw,
@@ -485,7 +487,7 @@ as $$
   from (
     select a.*, row_number() over (partition by a.page_id, a.message_id) as n
     from unnest(p_facts) a
-    where a.kind in ('edit', 'reaction', 'unsend')
+    where a.kind in ('edit', 'reaction', 'unsend', 'absence')
   ) f;
 $$;
 
@@ -512,6 +514,7 @@ begin
         edited_at = case when f.kind = 'edit' and w.wins then f.at else o.edited_at end,
         edited_text = case when f.kind = 'edit' and w.wins then f.text else o.edited_text end,
         unsent_at = case when f.kind = 'unsend' then least(o.unsent_at, f.at) else o.unsent_at end,
+        absent_at = case when f.kind = 'absence' then f.at else o.absent_at end,
         reaction_marks = m.marks,
         metadata = case when f.kind = 'reaction' then convsync_api._fold_metadata(o.metadata, m.marks, o.graph_at) else o.metadata end
       from unnest(p_amendments) f
@@ -529,6 +532,7 @@ begin
         and e.page_id = o.page_id and e.message_id = o.message_id
         and ((f.kind = 'edit' and w.wins)
           or (f.kind = 'unsend' and (o.unsent_at is null or f.at < o.unsent_at))
+          or (f.kind = 'absence' and (o.absent_at is null or f.at > o.absent_at))
           or (f.kind = 'reaction' and m.marks is distinct from o.reaction_marks))
       returning e.page_id, e.conversation_id, f.kind,
         (e.in_thread and e.deleted_at is null)::integer - (o.in_thread and o.deleted_at is null)::integer as live,
@@ -542,10 +546,10 @@ begin
 
     -- Its message is not here yet: keep what was said of it. Whoever brings the message waits for its key (_lock_messages).
     insert into convsync.pending_amendments as a
-      (page_id, message_id, sender_id, num_edit, edited_at, edited_text, unsent_at, reaction_marks, first_seen_at)
+      (page_id, message_id, sender_id, num_edit, edited_at, edited_text, unsent_at, absent_at, reaction_marks, first_seen_at)
     select f.page_id, f.message_id, f.sender_id, f.num_edit,
       case when f.kind = 'edit' then f.at end, case when f.kind = 'edit' then f.text end,
-      case when f.kind = 'unsend' then f.at end,
+      case when f.kind = 'unsend' then f.at end, case when f.kind = 'absence' then f.at end,
       case when f.kind = 'reaction'
         then jsonb_build_object(f.actor_id, convsync_api._reaction_mark(f.at, f.action, f.reaction, f.emoji)) end,
       p_now
@@ -567,6 +571,7 @@ begin
           or (excluded.num_edit, excluded.edited_at, excluded.edited_text) > (a.num_edit, a.edited_at, a.edited_text)
         then coalesce(excluded.edited_text, a.edited_text) else a.edited_text end,
       unsent_at = least(a.unsent_at, excluded.unsent_at),
+      absent_at = greatest(a.absent_at, excluded.absent_at),
       reaction_marks = convsync_api._merge_keys(a.reaction_marks, excluded.reaction_marks);
   end loop;
   return v_deltas;
@@ -598,6 +603,7 @@ begin
         sender_name_at = case when s.name is not null then greatest(o.sender_name_at, s.at) else o.sender_name_at end,
         thread_id = case when w.thread then s.thread_id else o.thread_id end,
         thread_id_at = case when s.thread_id is not null then greatest(o.thread_id_at, s.at) else o.thread_id_at end,
+        in_several_threads = o.in_several_threads or w.another,
         unread_count = case when w.unread then s.unread else o.unread_count end,
         unread_count_at = case when s.has_unread then greatest(o.unread_count_at, s.at) else o.unread_count_at end,
         snippet = case when w.snippet then s.snippet else o.snippet end,
@@ -625,6 +631,7 @@ begin
         select
           s.name is not null and (o.sender_name_at is null or (s.at, s.name) > (o.sender_name_at, coalesce(o.sender_name, ''))) as name,
           s.thread_id is not null and (o.thread_id_at is null or (s.at, s.thread_id) > (o.thread_id_at, coalesce(o.thread_id, ''))) as thread,
+          coalesce(s.thread_id <> o.thread_id, false) as another,
           s.has_unread and (o.unread_count_at is null or (s.at, s.unread) > (o.unread_count_at, o.unread_count)) as unread,
           s.has_snippet and (o.snippet_at is null or (s.at, coalesce(s.snippet, '')) > (o.snippet_at, coalesce(o.snippet, ''))) as snippet,
           s.has_can_reply and (o.can_reply_at is null
@@ -633,7 +640,8 @@ begin
           s.updated is not null and (o.updated_time_at is null or (s.at, s.updated) > (o.updated_time_at, coalesce(o.updated_time, s.updated))) as updated
       ) w
       where c.page_id = o.page_id and c.conversation_id = o.conversation_id
-        and (w.name or w.thread or w.unread or w.snippet or w.can_reply or w.reported or w.updated)
+        and (w.name or w.thread or w.unread or w.snippet or w.can_reply or w.reported or w.updated
+          or (w.another and not o.in_several_threads))
       returning c.page_id, c.conversation_id,
         (c.sender_name, c.thread_id, c.unread_count, c.snippet, c.can_reply, c.reported_count, c.updated_time)
           is distinct from (o.sender_name, o.thread_id, o.unread_count, o.snippet, o.can_reply, o.reported_count, o.updated_time) as visible
@@ -645,6 +653,31 @@ begin
     v_deltas := v_deltas || v_more;
   end loop;
   return v_deltas;
+end
+$$;
+
+create or replace function convsync_api._ingest_gone(p_facts convsync.fact[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+  -- A stamp; _fold tells what it means beside the conversation's signs of life.
+  update convsync.messenger_conversations c
+  set gone_confirmed_at = greatest(c.gone_confirmed_at, g.at)
+  from (
+    select f.page_id, f.sender_id, max(f.at) as at
+    from unnest(p_facts) f
+    where f.kind = 'gone'
+    group by f.page_id, f.sender_id
+  ) g
+  where c.page_id = g.page_id and c.sender_id = g.sender_id;
 end
 $$;
 
@@ -765,6 +798,7 @@ begin
       last_inbound_time = greatest(c.last_inbound_time, t.inbound_at),
       read_watermark = greatest(c.read_watermark, t.read_at),
       delivered_watermark = greatest(c.delivered_watermark, t.delivered_at),
+      deleted_at = g.deleted_at,
       version = c.version + b.rises::integer,
       version_xid = case when b.rises then v_xid else c.version_xid end,
       last_synced_version = case when p_source = 'sync' then c.version + b.rises::integer else c.last_synced_version end,
@@ -778,8 +812,22 @@ begin
       order by e.event_timestamp desc, e.message_id desc
       limit 1
     ) l on true
+    left join lateral (
+      select e.event_timestamp as at
+      from convsync.contact_interaction_events e
+      where o.gone_confirmed_at is not null
+        and e.page_id = t.page_id and e.conversation_id = t.conversation_id and e.in_thread
+      order by e.event_timestamp desc, e.message_id desc
+      limit 1
+    ) alive on true
     cross join lateral (
-      select t.created or t.changed
+      -- Who was confirmed gone is deleted until a message or a snapshot is later than that. Few ever are: then nothing is looked up.
+      select case when o.gone_confirmed_at is null then o.deleted_at
+        when (o.gone_confirmed_at > greatest(o.updated_time_at, o.thread_id_at, alive.at)) is not false then o.gone_confirmed_at
+        end as deleted_at
+    ) g
+    cross join lateral (
+      select t.created or t.changed or g.deleted_at is distinct from o.deleted_at
         or coalesce(t.inbound_at > o.last_inbound_time or o.last_inbound_time is null and t.inbound_at is not null, false)
         or coalesce(t.read_at > o.read_watermark or o.read_watermark is null and t.read_at is not null, false)
         or coalesce(t.delivered_at > o.delivered_watermark or o.delivered_watermark is null and t.delivered_at is not null, false)
@@ -791,7 +839,11 @@ begin
     ) b
     where c.page_id = t.page_id and c.conversation_id = t.conversation_id
       and (v.visible or (p_source = 'sync' and c.last_synced_version is distinct from c.version))
-    returning c.page_id, c.conversation_id, c.version, v.visible, t.kinds
+    returning c.page_id, c.conversation_id, c.version, v.visible,
+      case when g.deleted_at is not distinct from o.deleted_at then t.kinds
+        else array(
+          select k from unnest(case when t.changed then t.kinds end || case when g.deleted_at is null then 'back' else 'gone' end) k order by k)
+        end as kinds
   )
   select array_agg(row(f.page_id, null, f.conversation_id, null, f.kinds, null, null, null, true, null, null, null, f.version)::convsync.conversation_fold)
     filter (where f.visible)
@@ -906,7 +958,7 @@ begin
       v_keys := convsync_api._lock_owners(v_copies, v_keys);
     end if;
   end if;
-  if v_kinds && '{edit,reaction,unsend}' then
+  if v_kinds && '{edit,reaction,unsend,absence}' then
     v_amendments := convsync_api._amendments(v_facts);
     v_keys := convsync_api._lock_messages(v_amendments, v_keys);
   end if;
@@ -925,6 +977,9 @@ begin
   end if;
   if 'thread' = any (v_kinds) then
     v_deltas := v_deltas || convsync_api._ingest_threads(v_facts);
+  end if;
+  if 'gone' = any (v_kinds) then
+    perform convsync_api._ingest_gone(v_facts);
   end if;
   if 'page_event' = any (v_kinds) then
     perform convsync_api._ingest_page_events(v_facts, p_source, v_now);

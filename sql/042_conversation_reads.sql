@@ -182,15 +182,16 @@ declare
   v_limit integer := least(greatest(coalesce(p_limit, 50), 1), 200);
   v_time timestamptz;
   v_id text;
+  v_gone_at timestamptz;
   v_result jsonb;
 begin
-  perform convsync_api.get_conversation(p_page_id, p_conversation_id);
+  v_gone_at := (convsync_api.get_conversation(p_page_id, p_conversation_id) ->> 'deleted_at')::timestamptz;
   select b.at, b.id into strict v_time, v_id from convsync_api._read_list_position(p_before, '.+') b;
   with found as (
     select e.event_timestamp as at, e.message_id as id, jsonb_build_object(
       'message_id', e.message_id, 'event_type', e.event_type, 'direction', e.direction, 'in_thread', e.in_thread,
       'event_timestamp', e.event_timestamp, 'received_at', e.received_at, 'source', e.source, 'body', e.body,
-      'metadata', e.metadata, 'edited_at', e.edited_at, 'deleted_at', e.deleted_at) as document
+      'metadata', e.metadata, 'edited_at', e.edited_at, 'deleted_at', coalesce(e.deleted_at, v_gone_at)) as document
     from convsync.contact_interaction_events e
     where e.page_id = p_page_id and e.conversation_id = p_conversation_id
       and (v_time is null or (e.event_timestamp, e.message_id) < (v_time, v_id))
@@ -206,7 +207,7 @@ end
 $$;
 comment on function convsync_api.list_events(text, bigint, text, integer) is
 $c$A conversation's events, newest first: {"events": [..], "next": position or null}. p_before is the next of the part before,
-p_limit 1 to 200. deleted_at is set for what was taken back. Errors: ZC001, ZC003, ZC006.$c$;
+p_limit 1 to 200. deleted_at is set for what was taken back or is gone, with its conversation too. Errors: ZC001, ZC003, ZC006.$c$;
 
 create or replace function convsync_api.list_page_events(p_page_id text, p_before text default null, p_limit integer default 50)
 returns jsonb

@@ -26,6 +26,8 @@ as $$
     'conversations_changed', p_run.conversations_changed,
     'messages_added', p_run.messages_added,
     'unreadable', p_run.unreadable,
+    'deletions_proposed', p_run.deletions_proposed,
+    'deletions_confirmed', p_run.deletions_confirmed,
     'calls', p_run.calls,
     'eta_seconds', convsync_api._sync_eta(p_run),
     'progress', p_run.progress::text,

@@ -211,6 +211,8 @@ begin
   select s.kind, s.thread_id, s.sender_id, s.last_cursor, s.walk_pass
   from convsync.sync_cursors s
   where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
+    -- Those that are said to be gone wait for their control; what another process was told is asked again.
+    and not coalesce(s.kind = 'confirm' and s.gone_seen like p_fence || '.%', false)
     and not (s.kind = 'thread' and s.listed_at is null and exists (
       select from convsync.sync_cursors l
       where l.page_id = p_page_id and l.run_id = p_run_id and l.kind = 'list' and not l.completed and not l.failed))
@@ -348,6 +350,7 @@ declare
   v_oldest timestamptz;
   v_unreadable integer;
   v_missed integer := 0;
+  v_judged jsonb;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
@@ -389,10 +392,12 @@ begin
         select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = f.message_id);
   end if;
 
+  v_judged := convsync_api._judge_page(v_cursor, p_next_cursor, p_observed_at, p_facts, p_threads);
   select coalesce(array_agg(i.sender_id) filter (where i.created or i.events_added + i.events_changed > 0), '{}'),
     coalesce(sum(i.events_added), 0)
   into v_people, v_added
-  from convsync_api._ingest(p_facts, 'sync') i;
+  from convsync_api._ingest(p_facts || (v_judged -> 'absences'), 'sync') i;
+  perform convsync_api._check_absences(p_page_id, v_judged);
   v_changed := cardinality(v_people);
 
   select r.mode into strict v_mode from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
@@ -503,6 +508,9 @@ begin
       completed = v_over and not v_again,
       updated_at = v_now
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.thread_id = '';
+    if v_over and not v_again then
+      perform convsync_api._propose_deletions(p_page_id, p_run_id);
+    end if;
   elsif p_kind = 'contact' then
     update convsync.sync_cursors s
     set last_cursor = p_next_cursor, completed = p_next_cursor is null, updated_at = v_now
@@ -540,6 +548,7 @@ begin
     end if;
   end if;
 
+  perform convsync_api._keep_ranges(p_page_id, p_run_id, v_judged);
   update convsync.sync_runs r
   set conversations_seen = r.conversations_seen + v_seen,
     conversations_changed = r.conversations_changed + v_changed,
@@ -684,6 +693,7 @@ begin
       or (p_cursor is not null and coalesce(p_error ->> 'class', 'unknown') not in ('transient', 'unknown', 'permission'))) then
     perform convsync_api._walk_known_contacts(p_page_id, p_run_id, v_now);
   end if;
+  perform convsync_api._after_failed_batch(p_page_id, p_run_id, p_kind, p_error);
   -- Failed again, after a retry: the same batch, wherever in it that was.
   update convsync.sync_batches b
   set cursor = p_cursor, progress = v_progress, failed_at = v_now, error = coalesce(p_error, '{}'),
@@ -768,6 +778,7 @@ declare
   v_now timestamptz;
   v_status text;
   v_reason text;
+  v_held_back boolean;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
@@ -777,6 +788,7 @@ begin
   where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed' and not exists (
     select from convsync.sync_cursors s
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = b.kind and s.thread_id = b.thread_id and not s.completed);
+  select r.deletions_held_back into strict v_held_back from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
   -- The ledger decides, not the caller: what is open or failed keeps a run from succeeding.
   if p_failure is not null then
     v_status := 'failed';
@@ -786,6 +798,9 @@ begin
     where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
   ) then
     raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
+  elsif v_held_back then
+    v_status := 'partial';
+    v_reason := 'deletion_breaker';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
     v_status := 'partial';
     v_reason := case when exists (
@@ -811,8 +826,9 @@ begin
 end
 $$;
 comment on function convsync_api.finish_sync(text, bigint, bigint, text) is
-$c$Ends a run; the status is derived from its ledger: succeeded, partial (failed_batches; listing_refused when Meta does not list the
-Page's conversations), or failed with the reason p_failure.
+$c$Ends a run; the status is derived from its ledger: succeeded, partial (deletion_breaker: more conversations were missing than is
+credible, and none was marked; listing_refused: Meta does not list the Page's conversations; failed_batches), or failed with the
+reason p_failure.
 Errors: ZC003 while work is open, ZC004.$c$;
 
 create or replace function convsync_api.cancel_sync(p_page_id text, p_run_id bigint, p_fence bigint default null)

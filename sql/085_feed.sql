@@ -163,8 +163,8 @@ $$;
 comment on function convsync_api.changes_after(text, integer, text[]) is
 $c$The changes after a position (null or empty: from the beginning of what is kept), at most p_limit (1 to 10000), in an order in which nothing
 can still appear before what was given: gap-free. One row per conversation per transaction that changed it. kinds says what:
-message, postback, .., edit, reaction, unsend, thread, receipt, edit_by_person, erased, purged. next_after is the opaque position to go on from. p_pages limits the
-feed to these Pages. Errors: ZC003 also for a position that the feed has not reached; ZC006 if changes after that position have expired (detail: position, from which to go on once the mirror was
+message, postback, .., edit, reaction, unsend, absence, thread, gone, back, receipt, edit_by_person, erased, purged. next_after is the opaque position to go on
+from. p_pages limits the feed to these Pages. Errors: ZC003 also for a position that the feed has not reached; ZC006 if changes after that position have expired (detail: position, from which to go on once the mirror was
 read again).$c$;
 
 create or replace function convsync_api.feed_position(p_consumer text)

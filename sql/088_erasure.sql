@@ -97,7 +97,7 @@ begin
             t.is_of_message and coalesce(
               f.at + case when f.observed_at is null then interval '0' else interval '999 milliseconds' end <= e.erased_at, false) as proof
           from unnest(p_facts) f
-          cross join lateral (select f.kind in ('message', 'edit', 'reaction', 'unsend') as is_of_message) t
+          cross join lateral (select f.kind in ('message', 'edit', 'reaction', 'unsend', 'absence') as is_of_message) t
           left join convsync.pages p on p.page_id = f.page_id
           left join convsync.erased_contacts e
             on f.kind <> 'dead_letter' and e.page_id = f.page_id
@@ -172,7 +172,8 @@ begin
     message_count = 0, unread_count = 0, unread_count_at = null, snippet = null, snippet_at = null,
     can_reply = null, can_reply_at = null, reported_count = null, reported_count_at = null,
     updated_time = null, updated_time_at = null, read_watermark = null, delivered_watermark = null,
-    conversation_status = default, tags = '{}', assignee = null, note = null, timezone = null, deleted_at = p_now, history_complete_at = null,
+    conversation_status = default, tags = '{}', assignee = null, note = null, timezone = null, gone_confirmed_at = null, in_several_threads = false,
+    deleted_at = p_now, history_complete_at = null,
     version = c.version + (c.version_xid is distinct from v_xid)::integer, version_xid = v_xid, updated_at = p_now
   where c.page_id = p_page_id and c.conversation_id = any (p_conversations);
   insert into convsync.conversation_changes as h (page_id, epoch, xid, conversation_id, version, kinds, changed_at)
@@ -730,7 +731,7 @@ begin
     select convsync_api._message_digest(p_page_id, a.message_id)
     from convsync.pending_amendments a
     where a.page_id = p_page_id and a.sender_id = any (v_senders)
-      and (a.edited_at <= v_erased_at or a.unsent_at <= v_erased_at
+      and (a.edited_at <= v_erased_at or a.unsent_at <= v_erased_at or a.absent_at <= v_erased_at
         or exists (
           select from jsonb_each(a.reaction_marks) m
           where (m.value ->> 0)::numeric <= extract(epoch from v_erased_at) * 1000000))
@@ -855,13 +856,16 @@ begin
     edited_text = case when a.edited_at >= v_horizon then a.edited_text end,
     edited_at = case when a.edited_at >= v_horizon then a.edited_at end,
     unsent_at = case when a.unsent_at >= v_horizon then a.unsent_at end,
+    absent_at = case when a.absent_at >= v_horizon then a.absent_at end,
     reaction_marks = (
       select jsonb_object_agg(m.key, m.value)
       from jsonb_each(a.reaction_marks) m
       where (m.value ->> 0)::numeric >= extract(epoch from v_horizon) * 1000000)
-  where a.page_id = p_page_id and (a.edited_at < v_horizon or a.unsent_at < v_horizon or a.reaction_marks is not null);
+  where a.page_id = p_page_id and (
+    a.edited_at < v_horizon or a.unsent_at < v_horizon or a.absent_at < v_horizon or a.reaction_marks is not null);
   delete from convsync.pending_amendments a
-  where a.page_id = p_page_id and a.num_edit is null and a.unsent_at is null and a.reaction_marks is null;
+  where a.page_id = p_page_id and a.num_edit is null and a.unsent_at is null and a.absent_at is null
+    and a.reaction_marks is null;
   update convsync.messenger_conversations c
   set message_count = (
       select count(*) from convsync.contact_interaction_events e

@@ -20,12 +20,13 @@ comment on view convsync_read.conversations is
 
 create or replace view convsync_read.events with (security_barrier) as
 select e.page_id, e.message_id, e.conversation_id, e.event_type, e.direction, e.in_thread, e.event_timestamp, e.received_at,
-  e.source, e.body, e.metadata, e.edited_at, e.deleted_at, p.owner_ref
+  e.source, e.body, e.metadata, e.edited_at, coalesce(e.deleted_at, c.deleted_at) as deleted_at, p.owner_ref
 from convsync.contact_interaction_events e
+join convsync.messenger_conversations c on c.page_id = e.page_id and c.conversation_id = e.conversation_id
 join convsync.pages p on p.page_id = e.page_id
 where p.removed_at is null;
 comment on view convsync_read.events is
-  'A message or event. deleted_at is set for what was taken back; in_thread is false for events that are no message.';
+  'A message or event. deleted_at is set for what was taken back or is gone, with its conversation too; in_thread is false for events that are no message.';
 
 create or replace view convsync_read.page_events with (security_barrier) as
 select e.page_id, e.event_id, e.event_type, e.event_timestamp, e.received_at, e.source, e.metadata, p.owner_ref

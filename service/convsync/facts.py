@@ -77,11 +77,11 @@ def digest_id(page_id: str, sender_id: str, at: datetime, kind: str, payload: ob
 class Message:
     """One message (or an event with a message id of its own), as one source told it.
 
-    `observed_at` is set for a Graph read: the database's clock when the call was granted. A message
-    without it was told by a webhook. `in_thread` is false for events that are no message of the
-    thread (a referral, a hand-over): they are kept, but neither counted nor shown as the last message.
-    `metadata` has one key per source (`webhook`, `graph`); what Graph said of reactions is in
-    `metadata["graph"]["reactions"]`, a list of `{"actor", "reaction", "emoji"}`.
+    `observed_at` is set for a Graph read: the database's clock when the call was granted; `thread_id` is
+    the thread that listed it. A message without them was told by a webhook. `in_thread` is false for events
+    that are no message of the thread (a referral, a hand-over): they are kept, but neither counted nor
+    shown as the last message. `metadata` has one key per source (`webhook`, `graph`); what Graph said of
+    reactions is in `metadata["graph"]["reactions"]`, a list of `{"actor", "reaction", "emoji"}`.
     """
 
     page_id: str
@@ -94,6 +94,7 @@ class Message:
     metadata: Json = field(default_factory=dict)
     observed_at: datetime | None = None
     in_thread: bool = True
+    thread_id: str | None = None
 
     def as_json(self) -> Json:
         """Without what has its default: most messages are plain, and PostgreSQL reads each key it is sent."""
@@ -115,6 +116,8 @@ class Message:
             document["observed_at"] = self.observed_at
         if not self.in_thread:
             document["in_thread"] = False
+        if self.thread_id is not None:
+            document["thread_id"] = self.thread_id
         return document
 
 
@@ -188,6 +191,28 @@ class Unsend:
 
 
 @dataclass(frozen=True, slots=True)
+class Absence:
+    """Graph listed the part of the thread where this message was, and not the message, at `observed_at`.
+
+    A read that shows it later brings it back. May be told before the message.
+    """
+
+    page_id: str
+    sender_id: str
+    message_id: str
+    observed_at: datetime
+
+    def as_json(self) -> Json:
+        return {
+            "kind": "absence",
+            "page_id": self.page_id,
+            "sender_id": self.sender_id,
+            "message_id": self.message_id,
+            "observed_at": self.observed_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Watermark:
     """The customer has read (or was delivered) every message of the Page up to `at`."""
 
@@ -232,6 +257,26 @@ class Thread:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """Graph confirmed to a direct read, granted at `observed_at`, that it has no such conversation.
+
+    A later message or snapshot brings the conversation back.
+    """
+
+    page_id: str
+    sender_id: str
+    observed_at: datetime
+
+    def as_json(self) -> Json:
+        return {
+            "kind": "gone",
+            "page_id": self.page_id,
+            "sender_id": self.sender_id,
+            "observed_at": self.observed_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class PageEvent:
     """Something the platform told the Page about itself: a policy notice, the roles of its apps."""
 
@@ -269,7 +314,9 @@ class DeadLetter:
         }
 
 
-Fact: TypeAlias = Message | Edit | Reaction | Unsend | Watermark | Thread | PageEvent | DeadLetter
+Fact: TypeAlias = (
+    Message | Edit | Reaction | Unsend | Absence | Watermark | Thread | Gone | PageEvent | DeadLetter
+)
 
 
 def dump(facts: Iterable[Fact]) -> str:

@@ -767,6 +767,43 @@ class Store:
             newest=newest,
         )
 
+    async def apply_confirmation(
+        self,
+        *,
+        page_id: str,
+        run_id: int,
+        fence: int,
+        kind: str,
+        thread_id: str,
+        observed_at: datetime,
+        found: bool,
+        updated_time: datetime | None = None,
+        message_count: int | None = None,
+        token: int = 0,
+        error: Json | None = None,
+        lease_seconds: float = 15,
+    ) -> bool:
+        applied: bool = await self._value(
+            """select convsync_api.apply_confirmation(p_page_id => %(page_id)s, p_run_id => %(run_id)s,
+               p_fence => %(fence)s, p_kind => %(kind)s, p_thread_id => %(thread_id)s,
+               p_observed_at => %(observed_at)s, p_found => %(found)s, p_updated_time => %(updated_time)s,
+               p_message_count => %(message_count)s, p_token => %(token)s, p_error => %(error)s,
+               p_lease_seconds => %(lease_seconds)s::numeric)""",
+            page_id=page_id,
+            run_id=run_id,
+            fence=fence,
+            kind=kind,
+            thread_id=thread_id,
+            observed_at=observed_at,
+            found=found,
+            updated_time=updated_time,
+            message_count=message_count,
+            token=token,
+            error=None if error is None else Jsonb(error),
+            lease_seconds=lease_seconds,
+        )
+        return applied
+
     async def restart_sync_list(
         self, *, page_id: str, run_id: int, fence: int, thread_id: str, cursor: str | None
     ) -> int | None:

@@ -25,7 +25,7 @@ from sessions import (
     told,
 )
 
-from convsync.facts import Edit, Fact, Json, Reaction, Thread, Unsend, Watermark
+from convsync.facts import Absence, Edit, Fact, Gone, Json, Reaction, Thread, Unsend, Watermark
 
 
 def changes(connection: Connection, after: str | None = None, **more: Any) -> list[Json]:
@@ -198,6 +198,8 @@ def test_a_transaction_of_several_calls_is_one_row_per_conversation(service: Con
         (Edit(PAGE, ADA, "m_1", at(5), 1, "changed"), ["edit"]),
         (Reaction(PAGE, ADA, "m_1", at(5), ADA, "react", "love"), ["reaction"]),
         (Unsend(PAGE, ADA, "m_1", at(5)), ["unsend"]),
+        (Absence(PAGE, ADA, "m_1", at(5)), ["absence"]),
+        (Gone(PAGE, ADA, at(5)), ["gone"]),
         (Watermark(PAGE, ADA, "read", at(5)), ["receipt"]),
         (Thread(PAGE, ADA, "t_1", at(5), {"name": "Ada"}), ["thread"]),
     ],

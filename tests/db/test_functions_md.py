@@ -24,7 +24,18 @@ EXAMPLE = re.compile(r"```sql\n(?P<sql>.*?)```\n```text\n(?P<text>.*?)```\n", re
 PYTHON = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
 DO = re.compile(r"^do \$\$\n.*?^\$\$;$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^### (\w+)$", re.MULTILINE)
-KINDS = {"message", "edit", "reaction", "unsend", "watermark", "thread", "page_event", "dead_letter"}
+KINDS = {
+    "message",
+    "edit",
+    "reaction",
+    "unsend",
+    "absence",
+    "watermark",
+    "thread",
+    "gone",
+    "page_event",
+    "dead_letter",
+}
 
 # What differs from release to release, and from server to server.
 VOLATILE = {

@@ -16,9 +16,11 @@ import pytest
 from psycopg.rows import dict_row
 
 from convsync.facts import (
+    Absence,
     DeadLetter,
     Edit,
     Fact,
+    Gone,
     Json,
     Message,
     Reaction,
@@ -87,6 +89,14 @@ def listed(*reactions: tuple[str, str], observed: float) -> Message:
 
 def unsend(seconds: float = 20, *, mid: str = "m_1", sender: str = ADA) -> Unsend:
     return Unsend(PAGE, sender, mid, at(seconds))
+
+
+def absent(observed: float = 60, *, mid: str = "m_1", sender: str = ADA) -> Absence:
+    return Absence(PAGE, sender, mid, at(observed))
+
+
+def gone(observed: float = 100, *, sender: str = ADA) -> Gone:
+    return Gone(PAGE, sender, at(observed))
 
 
 def snapshot(observed: float = 60, *, sender: str = ADA, thread: str = "t_1", **fields: Any) -> Thread:
@@ -338,6 +348,91 @@ def test_the_first_of_two_unsends_counts(owner: psycopg.Connection[Any]) -> None
     expect(owner, [told("a"), unsend(21), unsend(20)], EVENT, "m_1", deleted_at=at(20))
 
 
+# --- not listed where it was
+
+ABSENT: dict[str, tuple[list[Fact], datetime | None]] = {
+    "after the read that showed it": ([read("a", 60), absent(70)], at(70)),
+    "a message that only a webhook told": ([told("a"), absent(60)], at(60)),
+    "the last of several reads": ([read("a", 60), absent(70), absent(80)], at(80)),
+    "a read that shows it again brings it back": ([told("a"), absent(70), read("a", 80)], None),
+    "and the next one that does not takes it away": ([absent(70), read("a", 80), absent(90)], at(90)),
+    "a read of the same instant keeps it": ([read("a", 70), absent(70)], None),
+    "a late delivery does not revive it": ([read("a", 60), absent(70), told("a")], at(70)),
+    "nor does an edit": ([read("a", 60), absent(70), edit("b", 80)], at(70)),
+    "a read before it was sent says nothing": ([told("a", 80), absent(70)], None),
+    "an unsend tells when": ([read("a", 60), absent(70), unsend(65)], at(65)),
+    "an unsend is final": ([unsend(65), absent(70), read("a", 80)], at(65)),
+}
+
+
+@pytest.mark.parametrize("rule", ABSENT)
+def test_a_message_that_its_thread_does_not_list_is_deleted_until_it_does(
+    owner: psycopg.Connection[Any], rule: str
+) -> None:
+    facts, deleted_at = ABSENT[rule]
+    expect(owner, facts, EVENT, "m_1", deleted_at=deleted_at)
+    live = deleted_at is None
+    expect(owner, facts, CONVERSATION, ADA, message_count=int(live), last_message_id="m_1" if live else None)
+
+
+# --- gone
+
+GONE: dict[str, tuple[list[Fact], datetime | None]] = {
+    "after all that was heard of it": ([told("a"), snapshot(60), gone(100)], at(100)),
+    "confirmed before it was ever heard of": ([gone(100)], at(100)),
+    "the last of several confirmations": ([told("a"), gone(100), gone(110)], at(110)),
+    "a new message brings it back": ([told("a"), gone(100), told("b", 101, mid="m_2")], None),
+    "so does a new one that was taken back": (
+        [gone(100), told("b", 101, mid="m_2"), unsend(102, mid="m_2")],
+        None,
+    ),
+    "a late delivery of an old message revives nothing": (
+        [told("a"), gone(100), told("b", 99, mid="m_2")],
+        at(100),
+    ),
+    "what is outside the thread revives nothing": (
+        [gone(100), told(None, 101, kind="referral", in_thread=False)],
+        at(100),
+    ),
+    "a receipt revives nothing": ([gone(100), Watermark(PAGE, ADA, "read", at(101))], at(100)),
+    "a later snapshot brings it back": ([told("a"), gone(100), snapshot(101)], None),
+    "an older one does not": ([told("a"), gone(100), snapshot(99)], at(100)),
+    "one of the same instant does": ([told("a"), gone(100), snapshot(100)], None),
+    "and it can go again": ([snapshot(60), gone(100), snapshot(110), gone(120)], at(120)),
+    "somebody else's message revives nothing": (
+        [told("a"), gone(100), told("b", 101, mid="m_2", sender=BO)],
+        at(100),
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", GONE)
+def test_a_conversation_that_is_gone_is_deleted_until_something_is_later(
+    owner: psycopg.Connection[Any], rule: str
+) -> None:
+    facts, deleted_at = GONE[rule]
+    expect(owner, facts, CONVERSATION, ADA, deleted_at=deleted_at)
+
+
+def test_going_and_coming_back_are_changes(owner: psycopg.Connection[Any]) -> None:
+    ingest(owner, told("a"))
+    ingest(owner, gone(100))
+    ingest(owner, gone(99), told("a"))
+    ingest(owner, told("b", 101, mid="m_2"))
+    ingest(owner, gone(110))
+    ingest(owner, snapshot(120))
+    feed = owner.execute(
+        "select version, kinds from convsync.conversation_changes order by change_id"
+    ).fetchall()
+    assert [(row["version"], row["kinds"]) for row in feed] == [
+        (1, ["message"]),
+        (2, ["gone"]),
+        (3, ["back", "message"]),
+        (4, ["gone"]),
+        (5, ["back", "thread"]),
+    ]
+
+
 # --- what arrives before its message
 
 WAITING: dict[str, tuple[list[Fact], Json]] = {
@@ -346,6 +441,7 @@ WAITING: dict[str, tuple[list[Fact], Json]] = {
         {"num_edit": 2, "edited_at": at(21), "edited_text": "c", "unsent_at": None, "reaction_marks": None},
     ),
     "the earliest unsend": ([unsend(21), unsend(20)], {"unsent_at": at(20), "num_edit": None}),
+    "the last absence": ([absent(20), absent(21)], {"absent_at": at(21), "unsent_at": None}),
     "an edit and an unsend": (
         [edit("b", 20), unsend(30)],
         {"edited_text": "b", "unsent_at": at(30)},
@@ -524,6 +620,9 @@ SILENT: dict[str, tuple[list[Fact], list[Fact]]] = {
     ),
     "an older edit": ([told("a"), edit("b", 20, 2)], [edit("c", 19, 1)]),
     "the same unsend": ([told("a"), unsend()], [unsend(30)]),
+    "an older absence": ([read("a", 60)], [absent(59)]),
+    "the same absence": ([told("a"), absent(60)], [absent(60)]),
+    "an older confirmation that it is gone": ([snapshot(60)], [gone(59)]),
 }
 
 
@@ -546,6 +645,7 @@ LOUD: dict[str, tuple[list[Fact], list[str]]] = {
     "an edit of an old message": ([edit("b", 20)], ["edit"]),
     "a reaction to an old message": ([react(20)], ["reaction"]),
     "an unsend": ([unsend()], ["unsend"]),
+    "an absence": ([absent()], ["absence"]),
     "a receipt": ([Watermark(PAGE, ADA, "read", at(7))], ["receipt"]),
     "a name": ([snapshot(60, name="Ada")], ["thread"]),
     "all of it in one call": (
@@ -634,6 +734,9 @@ WRONG: dict[str, tuple[Json, str]] = {
     "a reaction without actor": ({"kind": "reaction"}, "facts[1].actor_id"),
     "a receipt of nothing": ({"kind": "watermark"}, "facts[1].what"),
     "a snapshot of no instant": ({"kind": "thread"}, "facts[1].observed_at"),
+    "an absence of no instant": ({"kind": "absence"}, "facts[1].observed_at"),
+    "an absence of no message": ({"kind": "absence", "message_id": ""}, "facts[1].message_id"),
+    "gone at no instant": ({"kind": "gone"}, "facts[1].observed_at"),
     "a dead letter without its bytes": ({"kind": "dead_letter", "reason": "r"}, "facts[1].raw"),
 }
 

@@ -25,9 +25,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from convsync.facts import (
+    Absence,
     DeadLetter,
     Edit,
     Fact,
+    Gone,
     Json,
     Message,
     Reaction,
@@ -38,7 +40,7 @@ from convsync.facts import (
 )
 
 EXAMPLES = int(os.environ.get("CONVSYNC_LONG_PROPERTY", "60"))
-CAUGHT_WITHIN = 200
+CAUGHT_WITHIN = 600
 
 START = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 TABLES: dict[str, LiteralString] = {
@@ -74,7 +76,7 @@ EMPTY: tuple[LiteralString, ...] = (
 )
 # What a conversation says of its events, and what they say themselves.
 WRONG_FOLDS: LiteralString = """
-select c.sender_id, c.message_count, n.live, c.last_message_id, n.newest_id
+select c.sender_id, c.message_count, n.live, c.last_message_id, n.newest_id, c.deleted_at, d.deleted_at
 from convsync.messenger_conversations as c
 cross join lateral (
   select count(*) as live,
@@ -85,8 +87,17 @@ cross join lateral (
   where e.page_id = c.page_id and e.conversation_id = c.conversation_id
     and e.in_thread and e.deleted_at is null
 ) as n
-where (c.message_count, c.last_message_id, c.last_message, c.last_message_time)
-  is distinct from (n.live, n.newest_id, n.newest, n.newest_at)
+cross join lateral (
+  select case when not exists (
+    select from convsync.contact_interaction_events as e
+    where e.page_id = c.page_id and e.conversation_id = c.conversation_id
+      and e.in_thread and e.event_timestamp >= c.gone_confirmed_at
+  ) and not coalesce(c.thread_id_at >= c.gone_confirmed_at, false)
+    and not coalesce(c.updated_time_at >= c.gone_confirmed_at, false)
+  then c.gone_confirmed_at end as deleted_at
+) as d
+where (c.message_count, c.last_message_id, c.last_message, c.last_message_time, c.deleted_at)
+  is distinct from (n.live, n.newest_id, n.newest, n.newest_at, d.deleted_at)
 """
 
 Told: TypeAlias = tuple[str, Fact]  # (source, fact)
@@ -98,7 +109,18 @@ Mirror: TypeAlias = dict[str, list[Any]]
 PAGES = ("1001", "1001", "1001", "1002")
 PEOPLE = ("2001", "thread:t_1", "2002")
 MESSAGES = ("m_1", "m_1", "m_2", "m_3")
-KINDS = ("message", "graph message", "edit", "reaction", "unsend", "receipt", "snapshot", "dead letter")
+KINDS = (
+    "message",
+    "graph message",
+    "edit",
+    "reaction",
+    "unsend",
+    "absence",
+    "receipt",
+    "snapshot",
+    "gone",
+    "dead letter",
+)
 
 texts = st.sampled_from([None, "", "a", "A", "ä", "b", "a b", "😀", "z" * 300])
 emojis = st.sampled_from([None, "❤", "👍"])
@@ -196,6 +218,10 @@ def facts(
             )
         case "unsend":
             told = st.builds(Unsend, st.just(page), person, st.just(message), millisecond)
+        case "absence":
+            told = st.builds(Absence, st.just(page), person, st.just(message), observed)
+        case "gone":
+            told = st.builds(Gone, st.just(page), person, observed)
         case "receipt":
             told = st.builds(
                 Watermark, st.just(page), person, st.sampled_from(["read", "delivered"]), millisecond
@@ -220,7 +246,7 @@ def facts(
                 st.sampled_from(["not an object", "no id"]),
                 st.sampled_from([b"", b"{}", b"\x00\xff"]),
             )
-    source = "sync" if kind in ("graph message", "snapshot") else "webhook"
+    source = "sync" if kind in ("graph message", "snapshot", "absence", "gone") else "webhook"
     return st.tuples(st.just(source), told)
 
 
@@ -407,6 +433,26 @@ PLANTED = {
         "_ingest_amendments",
         "unsent_at = least(a.unsent_at, excluded.unsent_at)",
         "unsent_at = excluded.unsent_at",
+    ),
+    "the last absence": (
+        "_ingest_amendments",
+        "f.at > o.absent_at",
+        "f.at <> o.absent_at",
+    ),
+    "the last absence that waits": (
+        "_ingest_amendments",
+        "absent_at = greatest(a.absent_at, excluded.absent_at)",
+        "absent_at = excluded.absent_at",
+    ),
+    "gone as it was told last": (
+        "_ingest_gone",
+        "gone_confirmed_at = greatest(c.gone_confirmed_at, g.at)",
+        "gone_confirmed_at = g.at",
+    ),
+    "a conversation that stays gone": (
+        "_fold",
+        "case when o.gone_confirmed_at is null then o.deleted_at",
+        "case when o.gone_confirmed_at is null or o.deleted_at is not null then o.deleted_at",
     ),
 }
 

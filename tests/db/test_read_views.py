@@ -14,7 +14,7 @@ import pytest
 from sessions import ADA, BOB, OTHER_PAGE, PAGE, Connection, at, call, ingest, rows, told
 
 from convsync.database import installer
-from convsync.facts import Unsend
+from convsync.facts import Gone, Unsend
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "read-views.md"
 RECIPES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
@@ -114,6 +114,27 @@ def test_who_was_erased_and_a_page_that_was_removed_are_in_none(
     assert ids(owner, "select page_id from convsync_read.pages") == [PAGE, "1003"]
     assert ids(owner, "select sender_id from convsync_read.conversations") == [ADA, BOB]
     assert ids(owner, "select message_id from convsync_read.events") == ["m_2", "m_4"]
+
+
+def test_what_is_gone_at_graph_is_deleted_with_its_conversation(
+    service: Connection, owner: Connection, filled: None
+) -> None:
+    (before,) = call(service, "select convsync_api.list_conversations('1001', p_query => '2001')")[
+        "conversations"
+    ]
+    ingest(service, Gone(PAGE, ADA, at(100)), source="sync")
+    with acting(owner, "convsync_app"):
+        assert ids(owner, "select sender_id from convsync_read.conversations where page_id = '1001'") == [BOB]
+        assert ids(owner, "select deleted_at from convsync_read.events where message_id = 'm_1'") == [at(100)]
+        assert ids(owner, "select deleted_at from convsync_read.events where message_id = 'm_2'") == [at(9)]
+    key = int(before["conversation_id"])
+    document = call(service, "select convsync_api.get_conversation('1001', %(key)s)", key=key)
+    assert document["deleted_at"] == "2025-03-01T12:01:40+00:00"
+    (event,) = call(service, "select convsync_api.list_events('1001', %(key)s)", key=key)["events"]
+    assert event["deleted_at"] == "2025-03-01T12:01:40+00:00"
+    ingest(service, told("m_5", 101))
+    with acting(owner, "convsync_app"):
+        assert ids(owner, "select deleted_at from convsync_read.events where message_id = 'm_1'") == [None]
 
 
 def test_every_view_has_a_comment_and_is_a_barrier(owner: Connection) -> None:

@@ -63,7 +63,7 @@ select results_eq(
   'with an owner and a lease');
 select is(convsync_api.get_sync_run(pg_temp.run()) - '{run_id}'::text[],
   '{"page_id": "100", "mode": "full", "status": "running", "reason": null, "success": false, "partial": false, "failed_batches": [],
-    "conversations_seen": 0, "conversations_changed": 0, "messages_added": 0, "unreadable": 0, "calls": 0, "eta_seconds": null, "progress": "0", "open_threads": 0,
+    "conversations_seen": 0, "conversations_changed": 0, "messages_added": 0, "unreadable": 0, "deletions_proposed": 0, "deletions_confirmed": 0, "calls": 0, "eta_seconds": null, "progress": "0", "open_threads": 0,
     "started_at": "2026-03-01T12:00:00+00:00", "finished_at": null, "request_id": "req-1"}'::jsonb, 'and a document with every field');
 select is(jsonb_typeof(convsync_api.get_sync_run(pg_temp.run()) -> 'run_id'), 'string', 'in which a number that names something is a string');
 select is(pg_temp.error_of('select convsync_api.get_sync_run(-1)'), 'ZC001 | there is no run N', 'a run that is not there is not found');

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from convsync.facts import Gone
 from convsync.graph.errors import GraphError
 from convsync.sync.verify import Report, verify_page
 from convsync.webhook.payload import parse
@@ -232,6 +233,26 @@ async def test_conversation_that_graph_does_not_have_is_extra(
     assert found(report) == {"extra": 1}, report.examples
     assert sender_id in report.examples[0]
     assert not report.complete
+
+
+async def test_a_conversation_that_is_gone_is_deleted_here_or_it_differs(world: World) -> None:
+    """Whatever of the two is behind, the mirror or Graph."""
+    removed, alive = threads(world)[2:4]
+    world.simulator.population.remove(removed)
+    report = await verify(world)
+    assert found(report) == {"extra": 1}, report.examples
+
+    seen = datetime.now(UTC)
+    gone = [Gone(world.page_id, one.psid, seen) for one in (removed, alive)]
+    await world.store.ingest(gone[:1], "sync")
+    report = await verify(world)
+    assert found(report) == {}, report.examples
+    assert report.complete
+
+    await world.store.ingest(gone[1:], "sync")
+    report = await verify(world)
+    assert found(report) == {"differing": 1}, report.examples
+    assert "deleted" in report.examples[0]
 
 
 async def test_second_conversation_for_one_thread_is_found_by_its_messages(world: World) -> None:

@@ -111,6 +111,7 @@ def test_a_conversation_becomes_a_thread_and_its_messages() -> None:
         text="text 1",
         metadata={"graph": {}},
         observed_at=SEEN,
+        thread_id="t_1",
     )
     assert page.threads == [
         {
@@ -124,6 +125,8 @@ def test_a_conversation_becomes_a_thread_and_its_messages() -> None:
             "next_cursor": None,
             "read": "complete",
             "unreadable": 0,
+            "unreadable_ids": [],
+            "nameless": 0,
         }
     ]
     assert (page.next_cursor, page.unreadable) == (None, 0)
@@ -626,6 +629,7 @@ def test_a_recorded_message_keeps_its_attachment_and_not_the_link_with_the_token
             text="Is it this one?😏",
             metadata={"graph": {"tags": ["inbox", "source:mobile"], "attachments": [attachment]}},
             observed_at=SEEN,
+            thread_id="t_1",
         )
     ]
     # The attachments' `next` is not the list's.

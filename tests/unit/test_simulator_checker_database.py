@@ -97,6 +97,22 @@ async def test_a_right_mirror_is_acquitted(mirror: Connection, truth: list[dict[
     assert verdict.messages == sum(not m["deleted"] for thread in truth for m in thread["messages"])
 
 
+async def test_a_deleted_conversation_is_deleted_with_its_messages(
+    mirror: Connection, truth: list[dict[str, Any]]
+) -> None:
+    thread = truth.pop()
+    assert counts(await compare(mirror, truth, PAGE)) == (0, 1 + len(thread["messages"]), 0)
+    await mirror.execute(
+        "update convsync.messenger_conversations set deleted_at = now() where thread_id = %s",
+        [thread["thread_id"]],
+    )
+    assert counts(await compare(mirror, truth, PAGE)) == (0, 0, 0)
+    truth.append(thread)
+    missing, extra, differing = counts(await compare(mirror, truth, PAGE))
+    assert (missing, extra) == (1, 0)
+    assert missing + differing > 0
+
+
 # What happens to the mirror in SQL, and what must be found: missing, extra, differing. `:one` is a text
 # message in the longest thread, `:events` and `:threads` are the tables.
 PLANTED = {

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from convsync.simulator import Simulator, SimulatorConfig, default_pages
+from convsync.simulator.checker import fetch_truth
 
 ALL_FIELDS = (
     "id,updated_time,message_count,unread_count,snippet,link,can_reply,participants,senders,"
@@ -307,6 +308,29 @@ async def test_an_unsent_message_is_not_there(reader: Reader) -> None:
         truth = json.loads(await answer.read())["conversations"]
     flags = {m["id"]: m["deleted"] for thread in truth for m in thread["messages"]}
     assert [one for one, deleted in flags.items() if deleted] == [mid]
+
+
+async def test_a_removed_thread_is_not_there(reader: Reader) -> None:
+    population = reader.simulator.population
+    removed = population.conversations[3]
+    mid = population.all_messages(removed)[0].message_id
+    control = f"{reader.simulator.url}/_sim"
+    where = {"page_id": reader.page_id, "thread_id": removed.thread_id}
+    async with reader.session.post(f"{control}/remove", json=where) as answer:
+        assert answer.status == 200
+    async with reader.session.post(f"{control}/remove", json=where) as answer:
+        assert answer.status == 404
+    for path in (removed.thread_id, f"{removed.thread_id}/messages", mid):
+        error = await reader.error(path)
+        assert (error["code"], error["error_subcode"]) == (100, 33)
+    listed = await reader.follow(await reader.ok(f"{reader.page_id}/conversations"))
+    there = {one.thread_id for one in population.conversations} - {removed.thread_id}
+    assert {thread["id"] for thread in listed} == there
+    async with reader.session.get(f"{control}/truth/{reader.page_id}") as answer:
+        truth = json.loads(await answer.read())["conversations"]
+    in_parts = [thread async for thread in fetch_truth(reader.simulator.url, reader.page_id, part=2)]
+    assert {thread["thread_id"] for thread in truth} == there
+    assert in_parts == truth
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "MAZDZD", "ä", "ZD", "bm90OmE6Y3Vyc29y"])

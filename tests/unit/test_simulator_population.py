@@ -273,6 +273,22 @@ def test_edit_reaction_and_unsend_change_the_message_and_move_nothing() -> None:
     assert conversation.updated_ms == updated
 
 
+def test_a_removed_thread_is_not_there_until_somebody_writes_in_it() -> None:
+    inbox = population()
+    gone = inbox.newest_first(50)[0][7]
+    old = [message.message_id for message in inbox.visible_messages(gone)]
+    total = inbox.message_total()
+    inbox.remove(gone)
+    assert gone not in inbox.newest_first(50)[0]
+    assert (inbox.conversation(gone.thread_id), inbox.conversation_with(gone.psid)) == (None, None)
+    assert inbox.message_total() == total - len(old)
+    _, message = inbox.new_message(gone, "in", "Are you there?")
+    assert inbox.newest_first(1)[0] == [gone]
+    assert inbox.conversation(gone.thread_id) is gone
+    assert inbox.visible_messages(gone) == [message]
+    assert [one.message_id for one in inbox.all_messages(gone)] == [*old, message.message_id]
+
+
 def test_changes_are_kept_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convsync.simulator.population._CACHED_MESSAGES", 50)
     inbox = population()

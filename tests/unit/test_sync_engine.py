@@ -261,7 +261,8 @@ class Store:
 
     async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
         await self._enter("get_sync_run")
-        return {"request_id": self.begun["request_id"]}
+        reason = "failed_batches" if self.status == "partial" else self.reason
+        return {"request_id": self.begun["request_id"], "reason": reason}
 
     async def request_size(
         self, *, page_id: str, kind: str, place: str, full_limit: int, full_nested: int

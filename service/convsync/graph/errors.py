@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from convsync.facts import clean
@@ -56,6 +57,7 @@ class GraphError(Exception):
         self.user_title = None if user_title is None else _shown(user_title, secrets)
         self.user_message = None if user_message is None else _shown(user_message, secrets)
         self.is_transient = is_transient
+        self.granted_at: datetime | None = None  # when the budget granted the call, where that is known
         self.usage = usage
         self.ms = ms
         self.error_class = rule.error_class

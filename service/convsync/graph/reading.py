@@ -59,6 +59,7 @@ MESSAGE_FIELDS: Final = (
     "reply_to",
     "is_unsupported",
 )
+NODE_FIELDS: Final = "id,updated_time,message_count"  # of a thread read by itself, to see whether it is there
 _SHARES: Final = "shares{id,link,name,description}"  # a share has no sub-field but those asked for
 
 # Who somebody is called lives in the conversation, where it can be erased. The address is made up
@@ -73,9 +74,10 @@ class ListPage:
     `threads` is what the sync keeps its books with, one object per readable conversation:
     `thread_id`, `sender_id` (whose conversation it is), `updated_time`, `message_count`,
     `newest_id`, `newest` and `oldest` (times of messages; `oldest` is `None` if they did not come newest
-    first), `next_cursor` (where the messages go on), `unreadable` (messages without id or time) and
-    `read`: `complete` (the messages ended within this page), `more` (they go on at `next_cursor`) or
-    `unread` (none of them came; read the thread from its front).
+    first), `next_cursor` (where the messages go on), `unreadable` (messages without id or time; those with
+    an id are `unreadable_ids`, the others are counted as `nameless`) and `read`: `complete` (the messages
+    ended within this page), `more` (they go on at `next_cursor`) or `unread` (none of them came; read the
+    thread from its front).
 
     `next_cursor` is `None` at the end of the list. `unreadable` counts everything that Graph listed
     and did not return: conversations and messages, those in `threads` included. `drift` counts by name
@@ -96,15 +98,26 @@ class MessagesPage:
     """One page of `/{thread}/messages`; `newest_id`, `newest` and `oldest` are those of this page.
 
     `oldest` is `None` if the messages did not come newest first: then it says nothing of what follows.
+    `unreadable_ids` and `nameless` (how many have no id) are the unreadable ones.
     """
 
     facts: list[Fact]
     next_cursor: str | None
     unreadable: int
+    unreadable_ids: list[str]
+    nameless: int
     newest_id: str | None
     newest: datetime | None
     oldest: datetime | None
     drift: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePage:
+    """A thread read by itself: that there is an answer says that it is there."""
+
+    updated_time: datetime | None
+    message_count: int | None
 
 
 def message_fields(without: Iterable[str] = ()) -> str:
@@ -172,8 +185,29 @@ def read_messages(
     drift = _drift_of(body)
     read = _read_items(page_id, thread_id, sender_id, edge.items, observed_at, facts, drift)
     return MessagesPage(
-        facts, edge.paging.after, read.unreadable, read.newest_id, read.newest, read.oldest, drift
+        facts=facts,
+        next_cursor=edge.paging.after,
+        unreadable=read.unreadable,
+        unreadable_ids=read.unreadable_ids,
+        nameless=read.nameless,
+        newest_id=read.newest_id,
+        newest=read.newest,
+        oldest=read.oldest,
+        drift=drift,
     )
+
+
+def read_node(thread_id: str, body: Json) -> NodePage:
+    """Read a thread that was asked for by its id. Raises a GraphError if the answer is of no thread."""
+    try:
+        node = ConversationNode.model_validate(body)
+    except ValidationError as error:
+        raise GraphError(
+            f"the answer is no thread{_reason(error)}", type=UNREADABLE, http_status=200
+        ) from None
+    if node.id != thread_id:
+        raise GraphError("the answer is of another thread", type=UNREADABLE, http_status=200)
+    return NodePage(node.updated_time, node.message_count)
 
 
 class _NotAnObjectError(Exception):
@@ -282,6 +316,8 @@ def _read_thread(
         "next_cursor": next_cursor,
         "read": read,
         "unreadable": items.unreadable,
+        "unreadable_ids": items.unreadable_ids,
+        "nameless": items.nameless,
     }
 
 
@@ -289,10 +325,15 @@ def _read_thread(
 class _Items:
     """What a page of messages came to; see `MessagesPage`."""
 
-    unreadable: int = 0
+    unreadable_ids: list[str] = field(default_factory=list)
+    nameless: int = 0
     newest_id: str | None = None
     newest: datetime | None = None
     oldest: datetime | None = None
+
+    @property
+    def unreadable(self) -> int:
+        return len(self.unreadable_ids) + self.nameless
 
 
 def _read_items(
@@ -305,7 +346,8 @@ def _read_items(
     drift: Counter[str],
 ) -> _Items:
     """Add a fact per message."""
-    unreadable = 0
+    unreadable_ids: list[str] = []
+    nameless = 0
     newest: tuple[datetime, str] | None = None
     oldest: datetime | None = None
     in_order = True
@@ -316,10 +358,14 @@ def _read_items(
         except (ValidationError, _NotAnObjectError) as error:
             facts.append(_dead_letter(page_id, f"message{_reason(error)} ({thread_id})", item))
             drift[drift_name(f"message{_reason(error)}")] += 1
-            unreadable += 1
+            name = item.get("id") if isinstance(item, dict) else None
+            if isinstance(name, str | int) and name:
+                unreadable_ids.append(clean(str(name)))
+            else:
+                nameless += 1
             continue
         _compare_message(raw, drift)
-        facts.append(_message(page_id, owner, node, raw, observed_at))
+        facts.append(_message(page_id, thread_id, owner, node, raw, observed_at))
         # of several within one second the first listed is the newest: lists come newest first
         if newest is None or node.created_time > newest[0]:
             newest = (node.created_time, node.id)
@@ -327,7 +373,7 @@ def _read_items(
         if oldest is None or node.created_time < oldest:
             oldest = node.created_time
     time, newest_id = newest or (None, None)
-    return _Items(unreadable, newest_id, time, oldest if in_order else None)
+    return _Items(unreadable_ids, nameless, newest_id, time, oldest if in_order else None)
 
 
 def _compare_message(raw: Json, drift: Counter[str]) -> None:
@@ -340,7 +386,9 @@ def _compare_message(raw: Json, drift: Counter[str]) -> None:
             compare_each(unwrap(raw[name]), shape, name, drift)
 
 
-def _message(page_id: str, owner: str, node: MessageNode, raw: Json, observed_at: datetime) -> Message:
+def _message(
+    page_id: str, thread_id: str, owner: str, node: MessageNode, raw: Json, observed_at: datetime
+) -> Message:
     author = node.sender.id if node.sender else None
     customer = owner
     if author is not None and author != page_id:
@@ -356,6 +404,7 @@ def _message(page_id: str, owner: str, node: MessageNode, raw: Json, observed_at
         text=node.message if isinstance(node.message, str) and node.message else None,
         metadata={"graph": _details(node, raw, known={page_id, customer})},
         observed_at=observed_at,
+        thread_id=thread_id,
     )
 
 

@@ -57,6 +57,7 @@ select event.message_id
  where event.page_id = %(page_id)s
    and event.in_thread
    and event.deleted_at is null
+   and conversation.deleted_at is null
    and (conversation.conversation_id is null or event.conversation_id = any(%(conversations)s))
 """
 
@@ -108,7 +109,7 @@ async def compare(conn: psycopg.AsyncConnection[Any], truth: Truth, page_id: str
     if chunk:
         everywhere -= await _compare_chunk(conn, page_id, comparison, chunk)
 
-    # What is left over has no thread in the truth; a deleted conversation with live messages is among it.
+    # What is left over has no thread in the truth. A deleted conversation is deleted with its messages.
     names = [f"{one.conversation_id} with {one.sender_id}" for left in by_person.values() for one in left]
     async with conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         await cursor.execute(_BESIDES, {"page_id": page_id, "conversations": sorted(everywhere)})

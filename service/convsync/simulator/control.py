@@ -104,8 +104,9 @@ async def truth(request: web.Request) -> web.StreamResponse:
     limit = _number(request, "limit", 0)
     if limit > 0:
         rules = _state(request).config.graph
-        rows = [truth_conversation(population, one, rules) for one in population.iterate(start, limit)]
-        following = rows[-1]["position"] if len(rows) == limit else None
+        part = list(population.iterate(start, limit))
+        rows = [truth_conversation(population, one, rules) for one in part if not one.removed]
+        following = str(part[-1].index) if len(part) == limit else None
         return _json({"page_id": population.page_id, "conversations": rows, "next": following})
     return await _stream_truth(request, population, population.iterate(start))
 
@@ -121,6 +122,8 @@ async def _stream_truth(
     first = True
     rules = _state(request).config.graph
     for conversation in conversations:
+        if conversation.removed:
+            continue
         chunk.append(orjson.dumps(truth_conversation(population, conversation, rules)))
         if len(chunk) == _TRUTH_CHUNK:
             await response.write((b"" if first else b",") + b",".join(chunk))
@@ -283,6 +286,17 @@ async def stop_life(request: web.Request) -> web.Response:
     return await life_state(request)
 
 
+async def remove_conversation(request: web.Request) -> web.Response:
+    """Delete a thread, as the Page's people may: `{"page_id", "thread_id"}`. No webhook tells."""
+    body = await _body(request) or {}
+    population = _state(request).populations.get(str(body.get("page_id")))
+    conversation = population.conversation(str(body.get("thread_id"))) if population is not None else None
+    if population is None or conversation is None:
+        return _json({"error": "no such thread"}, 404)
+    population.remove(conversation)
+    return _json({"removed": conversation.thread_id})
+
+
 async def webhook_state(request: web.Request) -> web.Response:
     """Where webhooks go, who is subscribed, the alerts, and the last `limit` (100) deliveries."""
     sender = _state(request).webhooks
@@ -377,6 +391,7 @@ def add_control_routes(app: web.Application) -> None:
     app.router.add_delete("/_sim/life", stop_life)
     app.router.add_get("/_sim/pages", list_pages)
     app.router.add_post("/_sim/traffic", traffic)
+    app.router.add_post("/_sim/remove", remove_conversation)
     app.router.add_get("/_sim/webhooks", webhook_state)
     app.router.add_post("/_sim/webhooks", set_webhook)
     app.router.add_post("/_sim/webhooks/redeliver", redeliver)

@@ -53,6 +53,7 @@ class Conversation:
         "message_count",
         "population",
         "psid",
+        "removed",
         "size",
         "thread_id",
         "unread",
@@ -71,6 +72,8 @@ class Conversation:
         """The messages, once live traffic changed any."""
         self.unread: int | None = None
         """None: still as generated, see `Population.unread_count`."""
+        self.removed = False
+        """Deleted by the Page's people: Graph knows no such thread."""
         self._name: str | None = None
         self._named = False
 
@@ -189,12 +192,15 @@ class Population:
         return (self._updated[index], index)
 
     def conversation(self, thread_id: str) -> Conversation | None:
-        return self._found(thread_id.removeprefix("t_"), 7) if thread_id.startswith("t_") else None
+        found = self._found(thread_id.removeprefix("t_"), 7) if thread_id.startswith("t_") else None
+        return None if found is None or found.removed else found
 
     def conversation_with(self, psid: str) -> Conversation | None:
         """The thread with a person Graph shows the id of."""
         conversation = self._found(psid, 3)
-        return conversation if conversation is not None and conversation.customer_id else None
+        if conversation is None or conversation.removed or not conversation.customer_id:
+            return None
+        return conversation
 
     def _found(self, number: str, leading: int) -> Conversation | None:
         """The conversation whose index `scramble` made into this number."""
@@ -365,6 +371,18 @@ class Population:
             conversation.message_count -= 1
         return conversation, message
 
+    def remove(self, conversation: Conversation) -> None:
+        """The Page's people delete the thread, with all that was in it. No webhook tells. It is there again,
+        under its id and with what is new, when somebody writes in it.
+        """
+        self._tick()
+        for message in self._enliven(conversation):
+            message.deleted = True
+        self._unlist(conversation)
+        conversation.message_count = 0
+        conversation.unread = 0
+        conversation.removed = True
+
     def read(self, conversation: Conversation, by: str = "person") -> int:
         """`person` reads the Page's messages, or `page` the person's. The watermark in milliseconds."""
         now = self._tick()
@@ -419,6 +437,11 @@ class Population:
         return found
 
     def _move(self, conversation: Conversation, now: int) -> None:
-        del self._order[bisect_left(self._order, conversation.key, key=self.key_of)]
+        if not conversation.removed:
+            self._unlist(conversation)
+        conversation.removed = False
         self._updated[conversation.index] = now
         insort(self._order, conversation.index, key=self.key_of)
+
+    def _unlist(self, conversation: Conversation) -> None:
+        del self._order[bisect_left(self._order, conversation.key, key=self.key_of)]

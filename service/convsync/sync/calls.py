@@ -117,6 +117,7 @@ class Caller:
         try:
             answer = await self._graph.get(path, params, self.token)
         except GraphError as error:
+            error.granted_at = granted_at
             await self._failed(error, started)
             raise
         try:

@@ -18,7 +18,7 @@ from convsync.facts import Fact, Json
 from convsync.graph.client import GraphAnswer
 
 Mode: TypeAlias = Literal["full", "incremental", "reconcile"]
-Kind: TypeAlias = Literal["list", "thread", "contact"]
+Kind: TypeAlias = Literal["list", "thread", "contact", "confirm", "control"]
 Lane: TypeAlias = Literal["live", "repair", "backfill"]
 
 
@@ -44,6 +44,8 @@ class Begun(Protocol):
 class Work(Protocol):
     """One open cursor: the list (`thread_id` empty), a thread, or a person whose thread is not known
     (`thread_id` is theirs), and where it goes on (`None`: its front).
+
+    `confirm` and `control` are threads to be read by themselves: is this one gone, is that one still there.
     """
 
     @property
@@ -189,6 +191,25 @@ class SyncStore(SizeStore, Protocol):
         """
         ...
 
+    async def apply_confirmation(
+        self,
+        *,
+        page_id: str,
+        run_id: int,
+        fence: int,
+        kind: str,
+        thread_id: str,
+        observed_at: datetime,
+        found: bool,
+        updated_time: datetime | None,
+        message_count: int | None,
+        token: int,
+        error: Json | None,
+        lease_seconds: float,
+    ) -> bool:
+        """What a `confirm` or `control` came to; false for one that had been applied before."""
+        ...
+
     async def restart_sync_list(
         self, *, page_id: str, run_id: int, fence: int, thread_id: str, cursor: str | None
     ) -> object:
@@ -220,6 +241,8 @@ class SyncStore(SizeStore, Protocol):
         """End the run; returns the status that what was read amounts to."""
         ...
 
+    async def get_sync_run(self, *, run_id: int) -> Json: ...
+
     async def acquire_call(
         self, *, page_id: str, lane: str, run_id: int | None, fence: int | None, calls_per_second: float
     ) -> Grant: ...
@@ -243,8 +266,6 @@ class SyncStore(SizeStore, Protocol):
         ...
 
     async def mark_token(self, *, page_id: str, state: str, error: str | None) -> object: ...
-
-    async def get_sync_run(self, *, run_id: int) -> Json: ...
 
     async def resumable_syncs(self) -> Sequence[Resumable]: ...
 

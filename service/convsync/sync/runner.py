@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
 
@@ -54,6 +54,9 @@ class Outcome:
     run_id: int
     status: str
     reason: str | None = None
+
+
+Ended: TypeAlias = Callable[[str, str, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class SyncRunner:
 
     `run` carries one sync to its end in the caller's task. `start` returns once it has begun and
     leaves it to `supervise`, which also resumes what was paused or abandoned. `open_token` unseals
-    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know.
+    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know,
+    `ended` of each (page_id, mode, outcome).
     """
 
     def __init__(
@@ -110,8 +114,10 @@ class SyncRunner:
         backoff: Backoff | None = None,
         owner: str | None = None,
         saw_drift: SawDrift = ignore_drift,
+        ended: Ended | None = None,
     ) -> None:
         self._store = store
+        self._ended = ended
         self._saw_drift = saw_drift
         self._graph = graph
         self._open_token = open_token
@@ -355,6 +361,8 @@ class SyncRunner:
             if not self._active:
                 self._idle.set()
         log.info("sync_ended", status=outcome.status, reason=outcome.reason)
+        if self._ended is not None:
+            self._ended(page_id, mode, outcome)
         return outcome
 
 
@@ -522,6 +530,9 @@ class _Attempt:
                 page_id=self._page_id, run_id=self._run_id, fence=self._fence, failure=reason
             )
         )
+        if status == "partial":
+            run = await self._control.patiently(lambda: self._store.get_sync_run(run_id=self._run_id))
+            return Outcome(self._run_id, status, run["reason"])
         return Outcome(self._run_id, status, reason)
 
     async def _pause(self, reason: str) -> None:

@@ -31,10 +31,13 @@ from convsync.graph.client import GraphAnswer, node_path
 from convsync.graph.errors import GraphError
 from convsync.graph.reading import (
     LIST_FIELDS,
+    NODE_FIELDS,
+    NodePage,
     list_fields,
     message_fields,
     read_conversations,
     read_messages,
+    read_node,
 )
 from convsync.sync.calls import Caller, Control, Stopped
 from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
@@ -42,6 +45,7 @@ from convsync.sync.retry import BUDGETS
 from convsync.sync.sizes import Place, Size, Sizes, list_place, person_place, thread_place
 
 _IGNORED_TOO_OFTEN: Final = 3
+_DIRECT: Final = frozenset({"confirm", "control"})  # threads that are read by themselves
 # Without these a message or a thread cannot be told whose and when it is.
 _ESSENTIAL: Final = frozenset({"id", "created_time", "updated_time", "from", "to", "message", "participants"})
 
@@ -58,6 +62,7 @@ class _Page:
     drift: Counter[str]
     newest: datetime | None = None  # of a thread; of the list's threads each says its own
     oldest: datetime | None = None
+    node: NodePage | None = None  # of a thread that was read by itself
 
 
 class _GaveUp(Exception):
@@ -115,6 +120,7 @@ class Walker:
         self._restarts: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
         self._reloading = asyncio.Lock()
+        self._replaced = 0  # how often the token was
 
     async def walk(self) -> None:
         """Return when nothing is left, or when the run is to stop and the pages under way are done.
@@ -159,6 +165,9 @@ class Walker:
 
     async def _carry(self, work: Work) -> None:
         """Read one page and apply it, or record why it could not be read."""
+        if work.kind in _DIRECT:
+            await self._confirm(work)
+            return
         try:
             try:
                 page = await self._read(work)
@@ -201,6 +210,43 @@ class Walker:
             self._ignored[place] += 1
             if self._ignored[place] >= _IGNORED_TOO_OFTEN:
                 await self._fail(work, self._ignored[place], _refusal("Ignored", "the page is never applied"))
+
+    async def _confirm(self, work: Work) -> None:
+        """Read a thread by itself; that Graph does not know it is an answer too."""
+        token = self._replaced
+        seen: NodePage | None = None
+        error: Json | None = None
+        try:
+            page = await self._read(work)
+        except (Stopped, _Restarted):
+            return
+        except _GaveUp as gave_up:
+            observed_at = gave_up.error.granted_at
+            if gave_up.error.error_class is not ErrorClass.GONE or observed_at is None:
+                await self._fail(work, gave_up.attempts, gave_up.error.as_json())
+                return
+            error = gave_up.error.as_json()
+        else:
+            observed_at = page.observed_at
+            seen = page.node
+        if self._replaced != token:
+            return  # of which token this was the answer, is not known: the work is still there
+        await self._control.patiently(
+            lambda: self._store.apply_confirmation(
+                page_id=self._page_id,
+                run_id=self._run_id,
+                fence=self._fence,
+                kind=work.kind,
+                thread_id=work.thread_id,
+                observed_at=observed_at,
+                found=error is None,
+                updated_time=seen.updated_time if seen else None,
+                message_count=seen.message_count if seen else None,
+                token=token,
+                error=error,
+                lease_seconds=self._lease_seconds,
+            )
+        )
 
     async def _fail(self, work: Work, attempts: int, error: Json) -> None:
         self._log.error(
@@ -336,6 +382,7 @@ class Walker:
             replaced = await self._reload_token()
             if replaced is not None and replaced != used:
                 self._caller.token = replaced
+                self._replaced += 1
                 return
             if not self._control.failed:
                 self._control.stop("token_invalid", failed=True)
@@ -366,6 +413,8 @@ class Walker:
         params: dict[str, str | int] = {"limit": size.limit}
         if work.cursor is not None:
             params["after"] = work.cursor
+        if work.kind in _DIRECT:
+            return node_path(work.thread_id), {"fields": NODE_FIELDS}
         if work.kind != "thread":
             params["platform"] = "messenger"
             params["fields"] = list_fields(size.nested, without)
@@ -388,10 +437,11 @@ class Walker:
             page = read_messages(self._page_id, work.thread_id, owner, answer.data, granted_at)
             self._not_in_place(work, page.next_cursor)
             drift = page.drift + _version_drift(answer)
+            unreadable: Json = {"unreadable_ids": page.unreadable_ids, "nameless": page.nameless}
             return _Page(
                 granted_at,
                 page.facts,
-                [],
+                [{"thread_id": work.thread_id, **unreadable}] if page.unreadable else [],
                 page.next_cursor,
                 page.unreadable,
                 drift,
@@ -399,6 +449,12 @@ class Walker:
                 page.oldest,
             )
 
+        def read_itself(answer: GraphAnswer, granted_at: datetime) -> _Page:
+            node = read_node(work.thread_id, answer.data)
+            return _Page(granted_at, [], [], None, 0, _version_drift(answer), node=node)
+
+        if work.kind in _DIRECT:
+            return read_itself
         return read_thread if work.kind == "thread" else read_list
 
     def _not_in_place(self, work: Work, next_cursor: str | None) -> None:

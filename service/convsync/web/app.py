@@ -17,14 +17,14 @@ from convsync.database.installer import schema_version
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.graph.versions import warn_of_version
-from convsync.observe.alerts import Alerter, webhook_post
+from convsync.observe.alerts import DELETIONS_HELD_BACK, Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.observe.watch import WriteWatch
 from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
-from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
+from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
 from convsync.web import middlewares
 from convsync.web.routes import (
@@ -147,6 +147,14 @@ async def _alerts(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+def _sync_ended(alerter: Alerter, page_id: str, mode: str, outcome: Outcome) -> None:
+    """Only a walk of the whole list says what is missing from it, and only the next one that it is not."""
+    if outcome.reason == "deletion_breaker":
+        alerter.fire(DELETIONS_HELD_BACK, {"run_id": str(outcome.run_id)}, page_id=page_id)
+    elif mode != "incremental" and outcome.status in ("succeeded", "partial"):
+        alerter.clear(DELETIONS_HELD_BACK, page_id=page_id)
+
+
 async def _workers(app: web.Application) -> AsyncIterator[None]:
     store, settings, path, alerter = app[STORE], app[SETTINGS], app[WRITE_PATH], app[ALERTER]
 
@@ -174,6 +182,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings.of(settings),
         saw_drift=read_drift,
+        ended=partial(_sync_ended, alerter),
     )
     app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     app[METRICS] = ServiceMetrics(
