@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     calls_per_second: float = Field(default=2.0, ge=0, le=1000)
     lease_seconds: float = Field(default=15.0, ge=1, le=300)
     reconcile_depth: float = Field(default=7 * 86400.0, ge=0, le=3650 * 86400.0)  # seconds
+    loss_grace: float = Field(default=900.0, ge=0, le=366 * 86400.0)  # seconds
     log_format: Literal["console", "json"] = "console"
     pool_max: int = Field(default=10, ge=2, le=200)
 

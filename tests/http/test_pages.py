@@ -42,6 +42,8 @@ PAGE_FIELDS = {
     "budget",
     "last_run",
     "last_success_at",
+    "certificate",
+    "webhook_losses",
 }
 
 
