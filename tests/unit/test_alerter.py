@@ -348,7 +348,7 @@ class Watched:
             raise self.refused
         letters = [{"source": "webhook", "reason": "refused", "open": self.refused, "oldest_seconds": 1}]
         other = {"source": "webhook", "reason": "not_understood", "open": 1, "oldest_seconds": 1}
-        return Metrics([other, *(letters if self.refused else [])], 0, 0.0, [], [])
+        return Metrics([other, *(letters if self.refused else [])], 0, 0.0, [])
 
     async def look(self, seconds: int = 1) -> None:
         for _ in range(seconds):

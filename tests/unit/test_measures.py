@@ -47,7 +47,7 @@ class Store:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return Metrics([], self.asked, 0.0, [], [])
+        return Metrics([], self.asked, 0.0, [])
 
 
 def numbers(store: Any, **options: Any) -> DatabaseNumbers:
@@ -64,7 +64,7 @@ async def test_the_database_is_asked_once_for_scrapes_that_come_together_or_soon
     await asyncio.gather(*scrapes)
     await known.refresh()
     assert store.asked == 1
-    assert known.known == Metrics([], 1, 0.0, [], [])
+    assert known.known == Metrics([], 1, 0.0, [])
 
 
 async def test_what_has_become_old_is_asked_again() -> None:
@@ -72,7 +72,7 @@ async def test_what_has_become_old_is_asked_again() -> None:
     known = numbers(store, keep=0.0)
     await known.refresh()
     await known.refresh()
-    assert known.known == Metrics([], 2, 0.0, [], [])
+    assert known.known == Metrics([], 2, 0.0, [])
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailable("away"), TimeoutError()])
