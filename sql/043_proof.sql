@@ -373,7 +373,9 @@ begin
   if not found then
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
   end if;
-  if convsync_api._is_erased_message(p_page_id, p_message_id) then
+  perform from convsync.erased_messages m
+  where m.page_id = p_page_id and m.message_digest = convsync_api._message_digest(p_page_id, p_message_id);
+  if found then
     raise exception 'this message was erased with its person, or refused because of that' using errcode = 'ZC006';
   end if;
   select e.* into v_event
