@@ -265,6 +265,9 @@ begin
   using unnest(p_proofs) f
   where a.page_id = f.page_id and a.message_id = f.message_id;
   v_waited := found;
+  delete from convsync.webhook_losses l
+  using unnest(p_proofs) f
+  where l.page_id = f.page_id and l.message_id = f.message_id;
   with gone as (
     delete from convsync.contact_interaction_events e
     using unnest(p_proofs) f

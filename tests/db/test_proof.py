@@ -535,6 +535,18 @@ def test_erased_and_purged_losses_are_gone(subscribed: Connection, owner: Connec
     assert [one["message_id"] for one in rows(owner, left)] == ["m_3"]
 
 
+def test_loss_that_turns_out_to_be_of_before_an_erasure_is_gone(
+    subscribed: Connection, owner: Connection
+) -> None:
+    clock(subscribed, 100)
+    call(subscribed, "select convsync_api.erase_contact(%(page)s, %(sender)s)", page=PAGE, sender=ADA)
+    ingest(subscribed, read("m_1", 101, 200), source="sync")
+    left = "select message_id from convsync.webhook_losses"
+    assert len(rows(owner, left)) == 1
+    ingest(subscribed, told("m_1", 99))
+    assert rows(owner, left) == []
+
+
 def test_grace_is_what_the_service_says(subscribed: Connection) -> None:
     ingest(subscribed, read("m_1", 100, 600), source="sync")
     clock(subscribed, 160)
