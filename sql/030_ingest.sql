@@ -957,6 +957,7 @@ begin
       v_copies := convsync_api._copies(v_facts, v_inserted);
       v_keys := convsync_api._lock_owners(v_copies, v_keys);
     end if;
+    perform convsync_api._meter_losses(v_facts, v_inserted, p_source, v_now);
   end if;
   if v_kinds && '{edit,reaction,unsend,absence}' then
     v_amendments := convsync_api._amendments(v_facts);
@@ -1021,7 +1022,7 @@ begin
     -- The freshness of a Page's webhook, at most one write a minute. After the facts: they may have brought the Page.
     -- Nobody waits here: a Page whose row is being written by another delivery gets its time from that one.
     update convsync.pages p
-    set last_webhook_at = v_now
+    set last_webhook_at = v_now, first_webhook_at = coalesce(p.first_webhook_at, v_now)
     where p.page_id in (
       select o.page_id
       from convsync.pages o

@@ -68,6 +68,8 @@ as $$
     ),
     'last_success_at', (
       select max(r.finished_at) from convsync.sync_runs r where r.page_id = p_page.page_id and r.status = 'succeeded'
-    )
+    ),
+    'certificate', convsync_api._certificate(p_page),
+    'webhook_losses', convsync_api._loss_document(p_page)
   ) || convsync_api._freshness(p_page);
 $$;

@@ -59,7 +59,7 @@ begin
   where r.page_id = p_page_id and r.status in ('queued', 'running', 'paused');
   update convsync.pages p
   set token_sealed = null, token_key_id = null, token_state = 'none', token_error = null,
-    added_at = null, removed_at = v_now, subscribed_at = null, updated_at = v_now
+    added_at = null, removed_at = v_now, subscribed_at = null, first_webhook_at = null, updated_at = v_now
   where p.page_id = p_page_id and p.removed_at is null
   returning p.* into v_page;
   if not found then

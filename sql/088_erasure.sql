@@ -266,6 +266,9 @@ begin
   using unnest(p_proofs) f
   where a.page_id = f.page_id and a.message_id = f.message_id;
   v_waited := found;
+  delete from convsync.webhook_losses l
+  using unnest(p_proofs) f
+  where l.page_id = f.page_id and l.message_id = f.message_id;
   with gone as (
     delete from convsync.contact_interaction_events e
     using unnest(p_proofs) f
@@ -768,6 +771,9 @@ begin
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;
 
+  delete from convsync.webhook_losses l
+  using convsync.contact_interaction_events e
+  where l.page_id = p_page_id and e.page_id = p_page_id and e.message_id = l.message_id and e.conversation_id = any (v_ids);
   delete from convsync.contact_interaction_events e
   where e.page_id = p_page_id and e.conversation_id = any (v_ids);
   get diagnostics v_events = row_count;
@@ -850,6 +856,7 @@ begin
   where e.page_id = p_page_id and e.conversation_id = any (v_conversations) and e.event_timestamp < v_horizon;
   get diagnostics v_events = row_count;
   delete from convsync.page_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon;
+  delete from convsync.webhook_losses l where l.page_id = p_page_id and l.event_timestamp < v_horizon;
   -- Edits, reactions and unsends that still wait for a message: each part by its own time.
   update convsync.pending_amendments a
   set num_edit = case when a.edited_at >= v_horizon then a.num_edit end,

@@ -66,10 +66,24 @@ as $$
       select jsonb_agg(jsonb_build_object(
         'consumer', b.consumer, 'behind', b.behind, 'behind_seconds', convsync_api._age(b.since, k.at)
       ) order by b.consumer) from behind b
+    ), '[]'),
+    'webhook_losses', coalesce((
+      select jsonb_agg(jsonb_build_object('page_id', l.page_id, 'last_day', l.lost) order by l.page_id)
+      from (
+        -- Those with the most, so that an answer stays short.
+        select p.page_id, (convsync_api._loss_document(p) ->> 'last_day')::bigint as lost
+        from convsync.pages p cross join clock c
+        where exists (
+          select from convsync.webhook_losses w where w.page_id = p.page_id and w.event_timestamp > c.at - interval '1 day')
+        order by lost desc, p.page_id
+        limit 100
+      ) l
+      where l.lost > 0
     ), '[]')
   )
   from clock k cross join convsync_api.feed_lag() f;
 $$;
 comment on function convsync_api.metrics() is
 $c$What GET /metrics asks of the database: open dead letters by source and reason (refused by the database, not_understood), how many
-facts were refused by source and reason (erased, purged), the changes the feed holds back, how far each named consumer of it is behind (counted up to 10000; the 100 last active), ages in seconds.$c$;
+facts were refused by source and reason (erased, purged), the changes the feed holds back, how far each named consumer of it is behind (counted up to 10000; the 100 last active), ages in seconds;
+webhook_losses: messages of the last_day whose webhook never came, of the 100 Pages with the most.$c$;

@@ -32,6 +32,7 @@ from convsync.console import (
     progress,
     show_dead_letters,
     show_feed,
+    show_life,
     show_pages,
     show_refused_facts,
     show_run,
@@ -560,10 +561,19 @@ async def sync(
 
 @main.command()
 @click.argument("page_id", required=False)
+@click.option(
+    "--checksum",
+    is_flag=True,
+    help="Of every message that is held of the Page, to compare mirrors by.",
+)
 @as_json
 @command
-async def status(page_id: str | None, json_: bool) -> None:
-    """What is mirrored, how the syncs stand, what waits for attention, how far the feed's readers are."""
+async def status(page_id: str | None, checksum: bool, json_: bool) -> None:
+    """What is mirrored and what of it is proved, how the syncs stand, what waits for attention, how far the
+    feed's readers are.
+    """
+    if checksum and page_id is None:
+        raise click.UsageError("--checksum is of one Page: name it")
     settings = load_settings()
     graph = lifetime(settings.graph_version)
     async with open_store(settings) as (store, _):
@@ -571,6 +581,7 @@ async def status(page_id: str | None, json_: bool) -> None:
         drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
         refused = await store.list_refused_facts(pages=[page_id] if page_id else None)
         version = await store.schema_version()
+        summed = await store.mirror_checksum(page_id=page_id) if page_id and checksum else None
         lag = (await store.feed_lag()).as_json()
         readers = (await store.metrics()).consumers
     limited = limited_consumers(parse_api_keys(settings.api_keys) if settings.api_keys else [])
@@ -578,14 +589,39 @@ async def status(page_id: str | None, json_: bool) -> None:
     if json_:
         of_all = {"release": __version__, "schema_version": version, "pages": pages}
         document = {**(pages[0] if page_id else of_all), "schema_drift": drift, "refused_facts": refused}
+        if summed is not None:
+            document["checksum"] = summed
         print_json(document | {"graph_version": graph.as_json(), "feed": feed})
     else:
         show_pages(pages)
+        if summed is not None:
+            stdout.print(
+                f"checksum {summed['checksum']} of {summed['messages']:,} messages"
+                f" in {summed['conversations']:,} conversations"
+                + (f" since {summed['from']}" if summed["from"] else ""),
+                highlight=False,
+                soft_wrap=True,
+            )
         if graph.told is not None:
             stdout.print(graph.told, highlight=False)
         show_refused_facts(refused)
         show_schema_drift(drift)
         show_feed(feed)
+
+
+@main.command()
+@click.argument("page_id")
+@click.argument("message_id")
+@as_json
+@command
+async def explain(page_id: str, message_id: str, json_: bool) -> None:
+    """The life of one message, what is known of it and from where; exits 1 if it was never heard of."""
+    async with open_store(load_settings()) as (store, _):
+        life = await store.explain_message(page_id=page_id, message_id=message_id)
+    if json_:
+        print_json(life)
+    else:
+        show_life(life)
 
 
 @main.command()

@@ -118,6 +118,66 @@ def show_pages(pages: list[Json]) -> None:
             stdout.print(f"Page {document['page_id']}: {why}", highlight=False, markup=False)
         show_token_error(document)
         show_budget(document)
+        show_proof(document)
+
+
+def show_proof(page: Json) -> None:
+    """How much of a Page is proved, and how many of its webhooks never came."""
+    proof, losses = page["certificate"], page["webhook_losses"]
+    told = (
+        f"Page {page['page_id']}: {proof['complete']:,} of {proof['conversations']:,} conversations complete"
+    )
+    if proof["verified_since"]:
+        told += f" as of {proof['verified_since']}"
+    if proof["unreadable"]:
+        told += f"; {proof['unreadable']:,} messages unreadable"
+    if proof["list_known"]:
+        told += f"; all conversations known as of {proof['list_walked_at']}"
+    else:
+        told += "; not known whether these are all"
+    if proof["purged_before"]:
+        told += f"; nothing is held of before {proof['purged_before']}"
+    if losses["since"] is None:
+        told += "; no webhooks yet"
+    elif losses["last_day"]:
+        told += f"; the webhooks of {losses['last_day']:,} messages of the last day never came"
+    stdout.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_life(life: Json) -> None:
+    """The life of one message, for people."""
+    conversation = life["conversation"] or {}
+    lines = [f"{life['message_id']} of Page {life['page_id']}: {life['state'].replace('_', ' ')}"]
+    if life["stored"]:
+        body = life["stored"]["body"]
+        lines.append(f"  text: {body if body is not None else 'none'}")
+        copies = [name for name in ("webhook", "graph") if life[f"{name}_copy"]]
+        lines.append(f"  told by: {', '.join(copies) or life['stored']['source']}")
+    if conversation:
+        lines.append(
+            f"  conversation {conversation['conversation_id']} with {conversation['sender_id']}: "
+            + _proved(conversation)
+        )
+    if life["loss"]:
+        counts = "counts as lost" if life["loss"]["counts"] else "does not count as lost"
+        lines.append(f"  its webhook has not come; it {counts}")
+    stdout.print(escape_controls("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
+    table = Table("When", "What", "")
+    for one in life["life"]:
+        table.add_row(one["at"], one["what"].replace("_", " "), Text(escape_controls(one["detail"] or "")))
+    stdout.print(table)
+
+
+def _proved(conversation: Json) -> str:
+    if conversation.get("deleted_at"):
+        return f"deleted, seen at {conversation['deleted_at']}"
+    if conversation["complete"]:
+        return f"complete as of {conversation['verified_at']} (run {conversation['verified_run_id']})"
+    if conversation["failed_at"]:
+        return f"not complete, its thread could not be read at {conversation['failed_at']}"
+    if conversation["unreadable"]:
+        return f"not complete, {conversation['unreadable']} of its messages are unreadable"
+    return "not complete, no sync has read its thread to the end"
 
 
 def _with_reason(state: str, reason: str | None) -> str:

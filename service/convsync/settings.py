@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     sync_interval: float = Field(default=900, ge=0, le=30 * 86400)
     reconcile_interval: float = Field(default=86400, ge=0, le=366 * 86400)
     reconcile_depth: float = Field(default=7 * 86400.0, ge=0, le=3650 * 86400.0)  # seconds
+    loss_grace: float = Field(default=900.0, ge=0, le=366 * 86400.0)  # seconds
     log_format: Literal["console", "json"] = "console"
     pool_max: int = Field(default=10, ge=2, le=200)
 

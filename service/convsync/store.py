@@ -158,6 +158,7 @@ class Metrics:
     held_seconds: float
     consumers: list[Json]
     refused_facts: list[Json] = field(default_factory=list)
+    webhook_losses: list[Json] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,63 @@ class Finding:
     thread_id: str | None
     detail: str | None
     settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What is verified of a conversation, `complete` if all of it is. `unreadable` None: never listed."""
+
+    conversation_id: int
+    sender_id: str
+    thread_id: str | None
+    complete: bool
+    verified_at: datetime | None
+    verified_run_id: int | None
+    verified_through: datetime | None
+    full_read_at: datetime | None
+    failed_at: datetime | None
+    unreadable: int | None
+    reported_count: int | None
+    stored_count: int
+
+    def as_json(self) -> Json:
+        document = {
+            key: value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
+            for key, value in asdict(self).items()
+        }
+        run_id = self.verified_run_id
+        return document | {
+            "conversation_id": str(self.conversation_id),
+            "verified_run_id": None if run_id is None else str(run_id),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """Of a conversation's live messages, and of those that were taken back."""
+
+    conversation_id: int
+    sender_id: str
+    messages: int
+    checksum: str
+    deleted: int
+    deleted_checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostHour:
+    """Messages whose webhook never came, sent in the hour that begins at `hour`: by people, by the Page."""
+
+    hour: datetime
+    received: int
+    sent: int
+
+    def as_json(self) -> Json:
+        return {
+            "hour": self.hour.astimezone(UTC).isoformat(),
+            "received": self.received,
+            "sent": self.sent,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -970,6 +1028,7 @@ class Store:
             consumers=found["consumers"],
             # An older one does not count them yet.
             refused_facts=found.get("refused_facts", []),
+            webhook_losses=found.get("webhook_losses", []),
         )
 
     def pool_stats(self) -> Mapping[str, int]:
@@ -1028,6 +1087,76 @@ class Store:
             "select convsync_api.history_complete(p_page_id => %(page_id)s)", page_id=page_id
         )
         return complete
+
+    async def certificate(self, *, page_id: str) -> Json:
+        """How much of a Page is proved."""
+        certificate: Json = await self._value(
+            "select convsync_api.certificate(p_page_id => %(page_id)s)", page_id=page_id
+        )
+        return certificate
+
+    async def certificate_conversations(
+        self, *, page_id: str, after: int = 0, limit: int = 100, incomplete_only: bool = False
+    ) -> list[Certified]:
+        return await self._all(
+            Certified,
+            """select * from convsync_api.certificate_conversations(p_page_id => %(page_id)s,
+               p_after => %(after)s, p_limit => %(limit)s, p_incomplete_only => %(incomplete_only)s)""",
+            page_id=page_id,
+            after=after,
+            limit=limit,
+            incomplete_only=incomplete_only,
+        )
+
+    async def mirror_checksum(self, *, page_id: str, since: datetime | None = None) -> Json:
+        """Reads every message of the Page."""
+        checksum: Json = await self._value(
+            "select convsync_api.mirror_checksum(p_page_id => %(page_id)s, p_from => %(since)s)",
+            page_id=page_id,
+            since=since,
+        )
+        return checksum
+
+    async def conversation_checksums(
+        self, *, page_id: str, since: datetime | None = None, after: int = 0, limit: int = 100
+    ) -> list[Checksum]:
+        return await self._all(
+            Checksum,
+            """select * from convsync_api.conversation_checksums(p_page_id => %(page_id)s,
+               p_from => %(since)s, p_after => %(after)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            since=since,
+            after=after,
+            limit=limit,
+        )
+
+    async def set_loss_grace(self, *, seconds: float) -> None:
+        await self._value(
+            "select convsync_api.set_loss_grace(p_seconds => %(seconds)s::numeric)", seconds=seconds
+        )
+
+    async def webhook_losses(
+        self, *, page_id: str, since: datetime, until: datetime | None = None
+    ) -> list[LostHour]:
+        """The hours in which messages were sent whose webhook never came."""
+        return await self._all(
+            LostHour,
+            """select * from convsync_api.webhook_losses(p_page_id => %(page_id)s, p_from => %(since)s,
+               p_to => %(until)s)""",
+            page_id=page_id,
+            since=since,
+            until=until,
+        )
+
+    async def explain_message(self, *, page_id: str, message_id: str) -> Json:
+        """The life of one message; `NotFound` if nothing was ever heard of it."""
+        life: Json = await self._value(
+            """select convsync_api.explain_message(p_page_id => %(page_id)s,
+               p_message_id => %(message_id)s)""",
+            page_id=page_id,
+            message_id=message_id,
+        )
+        return life
 
 
 def _facts(batch: Sequence[Fact]) -> Jsonb:

@@ -68,6 +68,7 @@ def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None
         ["sync", "1", "--retry", "0"],
         ["sync", "1", "--retry", "1", "--restart"],
         ["verify"],
+        ["explain", "1"],
         ["page"],
         ["page", "add"],
         ["page", "subscribe"],
@@ -777,3 +778,38 @@ async def test_failed_batch_is_shown_with_what_to_do_and_the_trace(cli: Commands
     assert "(permission_denied)" in said
     assert "(#10) denied (trace A" in said
     assert "Grant pages_messaging, pages_manage_metadata and pages_read_engagement" in said
+
+
+async def test_status_says_what_is_proved_and_explain_tells_a_messages_life(
+    cli: Commands, world: World
+) -> None:
+    assert (await cli.run("status", "--checksum"))[0] == 2
+    code, out, _ = await cli.run("status", world.page_id)
+    assert code == 0
+    assert "0 of 0 conversations complete; not known whether these are all; no webhooks yet" in out
+
+    assert (await cli.run("sync", world.page_id, "--mode", "full", "--json"))[0] == 0
+    code, out, _ = await cli.run("status", world.page_id, "--checksum")
+    assert code == 0
+    assert "20 of 20 conversations complete as of 2" in out
+    code, out, _ = await cli.run("status", world.page_id, "--checksum", "--json")
+    document = json.loads(out)
+    assert document["certificate"]["whole"] is True
+    assert document["checksum"]["messages"] == await world.event_count()
+
+    [told, *_] = await world.rows(
+        "select message_id, body from convsync.contact_interaction_events where body is not null limit 1"
+    )
+    code, out, _ = await cli.run("explain", world.page_id, told["message_id"])
+    assert code == 0
+    assert f"{told['message_id']} of Page {world.page_id}: live" in out
+    assert "told by: graph" in out
+    assert "complete as of" in out
+    assert "first learnt" in out
+    code, out, _ = await cli.run("explain", world.page_id, told["message_id"], "--json")
+    assert (code, json.loads(out)["stored"]["body"]) == (0, told["body"])
+
+    for arguments in (("m_never",), ("m_never", "--json")):
+        code, out, err = await cli.run("explain", world.page_id, *arguments)
+        assert (code, out) == (1, "")
+        assert f"of message m_never of Page {world.page_id} nothing was ever heard" in err

@@ -19,6 +19,7 @@ NOT_BY_PAGE = {
     "installation": "one row for the whole database",
     "installation_secrets": "one row for the whole database",
     "sync_schedule": "one row for the whole database",
+    "loss_meter": "one row for the whole database",
     "feed_epochs": "where the whole database has lived",
     "feed_consumers": "a consumer reads the changes of any number of Pages",
     "deletion_requests": "a person asks, not a Page; it is found by its code alone",

@@ -81,6 +81,17 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/api/pages/{page_id}/purges"): Call(
         200, f"/api/pages/{PAGE}/purges", body=lambda _: {"before": "2020-01-01"}, of_a_page=True
     ),
+    ("GET", "/api/pages/{page_id}/certificate"): Call(200, f"/api/pages/{PAGE}/certificate", of_a_page=True),
+    ("GET", "/api/pages/{page_id}/certificate/conversations"): Call(
+        200, f"/api/pages/{PAGE}/certificate/conversations", of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/checksum"): Call(200, f"/api/pages/{PAGE}/checksum", of_a_page=True),
+    ("GET", "/api/pages/{page_id}/webhook-losses"): Call(
+        200, f"/api/pages/{PAGE}/webhook-losses", of_a_page=True
+    ),
+    ("GET", "/api/pages/{page_id}/messages/{message_id}"): Call(
+        404, f"/api/pages/{PAGE}/messages/m_1", of_a_page=True
+    ),
     ("GET", "/api/pages/{page_id}/events"): Call(200, f"/api/pages/{PAGE}/events", of_a_page=True),
     ("GET", "/api/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
         404, f"/api/pages/{PAGE}/conversations/1/timing", of_a_page=True

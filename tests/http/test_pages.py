@@ -45,6 +45,8 @@ PAGE_FIELDS = {
     "freshness",
     "freshness_reason",
     "synced_at",
+    "certificate",
+    "webhook_losses",
 }
 
 

@@ -124,7 +124,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert (settings.graph_url, settings.graph_version) == ("https://graph.facebook.com", "v26.0")
     assert (settings.calls_per_second, settings.log_format) == (2.0, "console")
-    assert settings.reconcile_depth == 7 * 86400
+    assert (settings.reconcile_depth, settings.loss_grace) == (7 * 86400, 900)
     assert (settings.dead_letter_days, settings.changes_days) == (30, 30)
     assert settings.embedded
     assert settings.on_loopback

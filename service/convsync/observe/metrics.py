@@ -353,6 +353,14 @@ class _ServiceCollector(Collector):
                 age.add_metric([one["consumer"]], one["behind_seconds"])
         yield behind
         yield age
+        lost = GaugeMetricFamily(
+            "convsync_webhook_lost_messages",
+            "Messages of the last day whose webhook never came; of the 100 Pages with the most.",
+            labels=["page_id"],
+        )
+        for one in known.webhook_losses:
+            lost.add_metric([one["page_id"]], one["last_day"])
+        yield lost
 
 
 def _counter(name: str, told: str, value: float) -> Metric:

@@ -37,6 +37,7 @@ from convsync.web.routes import (
     health,
     metrics,
     pages,
+    proof,
     schema_drift,
     sync,
     webhook,
@@ -78,6 +79,7 @@ _MODULES = (
     health,
     metrics,
     pages,
+    proof,
     schema_drift,
     sync,
     webhook,
@@ -219,11 +221,13 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _tidy(store: Store, settings: Settings) -> None:
-    """Once at the start and then daily: the feed's epoch, what is past its time, and what soon will be."""
+    """Once at the start and then daily: the feed's epoch, the loss meter's grace, what is past its time, and
+    what soon will be."""
     warn_of_version(settings.graph_version)
     while True:
         try:
             await store.begin_feed_epoch()
+            await store.set_loss_grace(seconds=settings.loss_grace)
             gone = {
                 "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
                 "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
