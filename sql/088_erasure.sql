@@ -478,9 +478,9 @@ set search_path = pg_catalog, pg_temp
 as $$
   -- As it is, and as JSON's readers have it: also of JSON in a string, and of that in another.
   select concat_ws(chr(10), p_text, nullif(a.decoded, p_text), nullif(b.decoded, a.decoded), nullif(c.decoded, b.decoded))
-  from (select convsync_api._json_decoded(p_text) as decoded) a
-  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded) b
-  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded) c;
+  from (select convsync_api._json_decoded(p_text) as decoded offset 0) a
+  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded offset 0) b
+  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded offset 0) c;
 $$;
 
 create or replace function convsync_api._letter_words(p_text text)
@@ -748,21 +748,27 @@ begin
       where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   delete from convsync.dead_letters d
   using (
-    select l.page_id, l.dead_letter_id, l.raw || convert_to(chr(10) || convsync_api._letter_forms(
-      convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')), 'UTF8') as told
-    from convsync.dead_letters l
-    where l.page_id = p_page_id or l.page_id = ''
+    -- offset 0: each letter is taken apart once, not wherever one of its columns is used.
+    select f.page_id, f.dead_letter_id, f.raw || convert_to(chr(10) || f.forms, 'UTF8') as told, convsync_api._letter_words(f.forms) as words
+    from (
+      select l.page_id, l.dead_letter_id, l.raw, convsync_api._letter_forms(
+        convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')) as forms
+      from convsync.dead_letters l
+      where l.page_id = p_page_id or l.page_id = ''
+      offset 0
+    ) f
+    offset 0
   ) t
   where d.page_id = t.page_id and d.dead_letter_id = t.dead_letter_id
     and (convsync_api._mentions(t.told, v_words)
       or exists (
         select
-        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
+        from unnest(t.words) w (word)
         join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
         where e.conversation_id = any (v_ids))
       or exists (
         select
-        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
+        from unnest(t.words) w (word)
         join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;

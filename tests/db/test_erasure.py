@@ -299,6 +299,16 @@ def test_nothing_of_an_erased_person_is_left_and_nothing_of_others_is_gone(
     assert row["deleted_at"] == ERASED
 
 
+def test_a_letter_that_names_a_message_by_a_number_goes_too(service: Connection, owner: Connection) -> None:
+    """Ids come as numbers: then no quotes are around them."""
+    ingest(service, told("7712345", 1, "MARKER", ADA), told("7712346", 1, "x", BOB))
+    ingest(service, DeadLetter(PAGE, "not understood", b'{"message":{"mid":7712345,"text":"MARKER"}}'))
+    ingest(service, DeadLetter(PAGE, "not understood", b'{"message":{"mid":7712346}}'))
+    assert erase(service)["dead_letters"] == 1
+    assert traces(owner) == []
+    assert len(rows(owner, "select from convsync.dead_letters")) == 1
+
+
 def test_what_a_sync_could_not_read_of_the_person_is_scrubbed_too(
     service: Connection, owner: Connection, everything: Json
 ) -> None:
