@@ -135,7 +135,9 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
+-- Who presses again and again while somebody's idle session has the conversation locked must not use up the service's connections.
 declare
   v_row convsync.messenger_conversations;
   v_now timestamptz := convsync_api._now();
@@ -221,4 +223,4 @@ $c$Changes what people and programs own of a conversation, if it is still at the
 p_patch: any of conversation_status (1 to 64 characters), tags (an array of strings), assignee, note (string or null),
 timezone (of the person, an IANA name, or null: contact_timing tells their hours in it).
 Nothing to change leaves the version as it is. Errors: ZC001 no such conversation, ZC002 version conflict
-(detail: expected, actual), ZC003 (hint: the field).$c$;
+(detail: expected, actual), ZC003 (hint: the field), ZC006; 55P03 (it stays locked for a second) asks the caller to repeat the call.$c$;

@@ -482,9 +482,9 @@ set search_path = pg_catalog, pg_temp
 as $$
   -- As it is, and as JSON's readers have it: also of JSON in a string, and of that in another.
   select concat_ws(chr(10), p_text, nullif(a.decoded, p_text), nullif(b.decoded, a.decoded), nullif(c.decoded, b.decoded))
-  from (select convsync_api._json_decoded(p_text) as decoded) a
-  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded) b
-  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded) c;
+  from (select convsync_api._json_decoded(p_text) as decoded offset 0) a
+  cross join lateral (select convsync_api._json_decoded(a.decoded) as decoded offset 0) b
+  cross join lateral (select convsync_api._json_decoded(b.decoded) as decoded offset 0) c;
 $$;
 
 create or replace function convsync_api._letter_words(p_text text)
@@ -653,7 +653,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set timezone = 'UTC'
+set lock_timeout = '4s'
 as $$
+-- It holds the Page's runs while it waits for the person: not for as long as somebody's idle session has them locked.
 declare
   v_now timestamptz;
   v_erased_at timestamptz;
@@ -752,21 +754,27 @@ begin
       where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   delete from convsync.dead_letters d
   using (
-    select l.page_id, l.dead_letter_id, l.raw || convert_to(chr(10) || convsync_api._letter_forms(
-      convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')), 'UTF8') as told
-    from convsync.dead_letters l
-    where l.page_id = p_page_id or l.page_id = ''
+    -- offset 0: each letter is taken apart once, not wherever one of its columns is used.
+    select f.page_id, f.dead_letter_id, f.raw || convert_to(chr(10) || f.forms, 'UTF8') as told, convsync_api._letter_words(f.forms) as words
+    from (
+      select l.page_id, l.dead_letter_id, l.raw, convsync_api._letter_forms(
+        convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')) as forms
+      from convsync.dead_letters l
+      where l.page_id = p_page_id or l.page_id = ''
+      offset 0
+    ) f
+    offset 0
   ) t
   where d.page_id = t.page_id and d.dead_letter_id = t.dead_letter_id
     and (convsync_api._mentions(t.told, v_words)
       or exists (
         select
-        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
+        from unnest(t.words) w (word)
         join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
         where e.conversation_id = any (v_ids))
       or exists (
         select
-        from regexp_split_to_table(encode(t.told, 'escape'), '"') w (word)
+        from unnest(t.words) w (word)
         join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;
@@ -811,7 +819,8 @@ $c$Erases a person from a Page: every message, the name, the thread, what people
 them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
 ever, and so is whatever is told of a message of before, also if that came first; later ones start a new contact. Refusals are counted
 (list_refused_facts). What is not understood keeps no bytes if it names them or a message of before, unless each event in it tells a later time. Also for a person never seen: then conversation_id is null, and
-what comes later of before is refused. Returns counts. Errors: ZC001 no such Page (one that was removed is one), ZC003, ZC006.$c$;
+what comes later of before is refused. Returns counts. Errors: ZC001 no such Page (one that was removed is one), ZC003, ZC006; 40001, 40P01
+and 55P03 (something of theirs stays locked for four seconds) ask the caller to repeat the call.$c$;
 
 create or replace function convsync_api.purge_events(p_page_id text, p_before timestamptz, p_limit integer default 10000)
 returns jsonb
@@ -821,9 +830,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set timezone = 'UTC'
+set lock_timeout = '4s'
 as $$
+-- It holds many conversations while it waits for the next one: not for as long as somebody's idle session has that locked.
 declare
   v_now timestamptz := convsync_api._now();
+  v_limit integer := greatest(coalesce(p_limit, 10000), 1);
   v_horizon timestamptz;
   v_xid xid8 := pg_current_xact_id();
   v_conversations bigint[];
@@ -839,16 +851,26 @@ begin
   if not found then
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
   end if;
+  v_conversations := array(
+    select e.conversation_id
+    from convsync.contact_interaction_events e
+    where e.page_id = p_page_id and e.event_timestamp < v_horizon
+    group by e.conversation_id
+    limit v_limit);
+  if cardinality(v_conversations) < v_limit then
+    -- Last, words of before of which no event was ever stored.
+    v_conversations := v_conversations || array(
+      select c.conversation_id
+      from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.snippet is not null and c.updated_time < v_horizon
+        and c.conversation_id <> all (v_conversations)
+      limit v_limit - cardinality(v_conversations));
+  end if;
   select array_agg(l.conversation_id) into v_conversations
   from (
     select c.conversation_id
     from convsync.messenger_conversations c
-    where c.page_id = p_page_id and c.conversation_id in (
-      select e.conversation_id
-      from convsync.contact_interaction_events e
-      where e.page_id = p_page_id and e.event_timestamp < v_horizon
-      group by e.conversation_id
-      limit greatest(coalesce(p_limit, 10000), 1))
+    where c.page_id = p_page_id and c.conversation_id = any (v_conversations)
     order by c.page_id, c.sender_id
     for no key update
   ) l;
@@ -898,12 +920,16 @@ begin
   set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
   return jsonb_build_object('events', v_events, 'conversations', coalesce(cardinality(v_conversations), 0),
     'purged_before', v_horizon,
-    'more', exists (select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon));
+    'more', exists (select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon)
+      or exists (
+        select from convsync.messenger_conversations c
+        where c.page_id = p_page_id and c.snippet is not null and c.updated_time < v_horizon));
 end
 $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is
 $c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
-remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). Returns counts. Errors: ZC001, ZC003.$c$;
+remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). Returns counts.
+Errors: ZC001, ZC003; 40P01 and 55P03 (a conversation stays locked for four seconds) ask the caller to repeat the call.$c$;
 
 create or replace function convsync_api.expire_pending_amendments(p_days integer)
 returns bigint

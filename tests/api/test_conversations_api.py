@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from api_support import (
     LIMITED,
@@ -24,6 +26,7 @@ from api_support import (
 )
 
 from convsync.facts import Edit, Message, Thread, Unsend
+from convsync.settings import Settings
 
 BASE = f"/api/pages/{PAGE}"
 LIST = f"{BASE}/conversations"
@@ -266,6 +269,30 @@ async def test_an_answer_is_the_conversation_of_its_tag(api: Api) -> None:
             assert answer.headers["ETag"] == f'"{answer.json["version"]}"'
 
     await asyncio.gather(*(edit(n) for n in range(10)), *(api.tell(said(f"m_{n}x", n)) for n in range(10)))
+
+
+async def test_edits_of_a_locked_conversation_do_not_keep_the_others_out(
+    api: Api, database: Any, settings: Settings
+) -> None:
+    """As many as the service has connections: they are told to try again, and webhooks go on being taken."""
+    number = await api.tell(said("m_1"))
+    with psycopg.connect(database.owner_url) as idle:
+        idle.execute("select from convsync.messenger_conversations for update")
+        edits = [
+            asyncio.create_task(api("PATCH", f"{LIST}/{number}", {"note": "x"}, headers={"If-Match": '"1"'}))
+            for _ in range(settings.pool_max)
+        ]
+        await asyncio.sleep(0.5)
+        event = {
+            "sender": {"id": OTHER_PERSON},
+            "recipient": {"id": PAGE},
+            "timestamp": 1_760_000_000_000,
+            "message": {"mid": "m_2", "text": "hello"},
+        }
+        body = json.dumps({"object": "page", "entry": [{"id": PAGE, "messaging": [event]}]}).encode()
+        assert (await api.deliver(body)).status == 200
+        for edit in asyncio.as_completed(edits):
+            (await edit).is_problem(503, "try_again")
 
 
 async def test_without_a_version_it_is_refused(api: Api) -> None:

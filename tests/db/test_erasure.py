@@ -299,6 +299,16 @@ def test_nothing_of_an_erased_person_is_left_and_nothing_of_others_is_gone(
     assert row["deleted_at"] == ERASED
 
 
+def test_a_letter_that_names_a_message_by_a_number_goes_too(service: Connection, owner: Connection) -> None:
+    """Ids come as numbers: then no quotes are around them."""
+    ingest(service, told("7712345", 1, "MARKER", ADA), told("7712346", 1, "x", BOB))
+    ingest(service, DeadLetter(PAGE, "not understood", b'{"message":{"mid":7712345,"text":"MARKER"}}'))
+    ingest(service, DeadLetter(PAGE, "not understood", b'{"message":{"mid":7712346}}'))
+    assert erase(service)["dead_letters"] == 1
+    assert traces(owner) == []
+    assert len(rows(owner, "select from convsync.dead_letters")) == 1
+
+
 def test_what_a_sync_could_not_read_of_the_person_is_scrubbed_too(
     service: Connection, owner: Connection, everything: Json
 ) -> None:
@@ -1497,6 +1507,59 @@ def test_edits_that_wait_and_the_snippet_obey_the_horizon(service: Connection, o
     ingest(service, Thread(PAGE, ADA, "t_1", at(70), snippet))
     assert "MARKER" not in dumped(owner)
     assert rows(owner, "select unread_count from convsync.messenger_conversations") == [{"unread_count": 3}]
+
+
+def test_who_erases_purges_or_edits_does_not_wait_for_an_idle_session_for_ever(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    """Each would keep what it holds: the Page's runs, other conversations, a connection of the service."""
+    ingest(service, told("m_1", 1, "x", ADA))
+    mine = number(owner, ADA)
+    calls: list[Callable[[Connection], Any]] = [
+        erase,
+        lambda connection: purge(connection, 50),
+        lambda connection: update(connection, mine, 1, {"note": "x"}),
+    ]
+
+    def refusal(do: Callable[[Connection], Any]) -> str | None:
+        connection = connect()
+        connection.execute("set statement_timeout = '20s'")
+        with pytest.raises(psycopg.OperationalError) as caught:
+            do(connection)
+        assert isinstance(errors.from_database(caught.value), errors.TryAgain)
+        return caught.value.sqlstate
+
+    owner.execute("begin")
+    owner.execute("select from convsync.messenger_conversations for update")
+    with ThreadPoolExecutor(len(calls)) as threads:
+        assert list(threads.map(refusal, calls)) == ["55P03"] * 3
+    owner.execute("rollback")
+    assert (update(service, mine, 1, {"note": "x"}), erase(service)["events"]) == (2, 1)
+
+
+def test_a_snippet_of_before_goes_also_where_no_event_was_ever_stored(
+    service: Connection, owner: Connection
+) -> None:
+    """Its messages could not be read, say. In parts too; what is of after, or of no known time, stays."""
+    ingest(service, told("m_1", 1, "MARKER", "2001"))
+    for n, updated in enumerate([1, 2, 3, 60, None]):
+        fields = {"snippet": f"{'MARKER' if updated and updated < 10 else 'kept'} {n}"}
+        if updated:
+            fields["updated_time"] = at(updated).isoformat()
+        ingest(service, Thread(PAGE, f"300{n}", f"t_{n}", at(60), fields))
+    parts = [purge(service, 10, limit=2) for _ in range(3)]
+    assert [(part["conversations"], part["more"]) for part in parts] == [(2, True), (2, False), (0, False)]
+    assert "MARKER" not in dumped(owner)
+    kept = rows(
+        owner, "select snippet from convsync.messenger_conversations where snippet is not null order by 1"
+    )
+    assert [row["snippet"] for row in kept] == ["kept 3", "kept 4"]
+    told_of = rows(
+        service,
+        "select * from convsync_api.changes_after(null, 1000) where kinds = %(kinds)s",
+        kinds=["purged"],
+    )
+    assert len(told_of) == 4
 
 
 def test_what_is_done_later_to_a_purged_message_is_judged_by_its_own_time_in_any_order(

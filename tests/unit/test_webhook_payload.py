@@ -488,6 +488,20 @@ def test_a_conversations_change_asks_for_a_read_and_states_nothing() -> None:
     delivery = read(envelope(change, channel="changes", time=1476077449))
     assert delivery.facts == []
     assert delivery.threads_to_read == [(PAGE, "t_100")]
+    assert delivery.unknown == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("conversations", {"thread_id": "t_100", "page_id": PAGE}),
+        ("inbox_labels", {"user": {"id": PERSON}, "action": "add", "label": {"id": "5"}}),
+    ],
+)
+def test_a_new_field_of_a_change_is_reported(field: str, value: Event) -> None:
+    for more, unknown in (({}, []), ({"novel": 1}, [(PAGE, f"{field}.novel")])):
+        change = {"field": field, "value": {**value, **more}}
+        assert read(envelope(change, channel="changes")).unknown == unknown
 
 
 def test_an_inbox_label_is_an_event_of_its_person() -> None:

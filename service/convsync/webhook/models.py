@@ -148,6 +148,8 @@ class LabelChange(_Part):
     """The value of an `inbox_labels` change."""
 
     user: Party
+    action: Any = None
+    label: Any = None
 
 
 class ThreadChange(_Part):

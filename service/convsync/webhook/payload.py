@@ -275,6 +275,8 @@ class _Reader:
         try:
             if name == "conversations":
                 thread = validated(ThreadChange, value, "changes.conversations")
+                for key in thread.model_extra or ():
+                    self.drift(page_id, name, key)
                 self.delivery.threads_to_read.append((page_id, thread.thread_id))
                 return []
             if name == "inbox_labels":
@@ -288,7 +290,10 @@ class _Reader:
         return [f"{NO_PERSON}: {drift_name('changes', name)}"]
 
     def _label(self, page_id: str, change: Json, value: Json, entry_time: datetime | None) -> list[str]:
-        person = person_of(validated(LabelChange, value, "changes.inbox_labels").user)
+        told = validated(LabelChange, value, "changes.inbox_labels")
+        for key in told.model_extra or ():
+            self.drift(page_id, "inbox_labels", key)
+        person = person_of(told.user)
         if person is None or person == page_id:
             return [f"{NO_PERSON}: inbox_labels"]
         stamp = entry_time or datetime.fromtimestamp(0, self.received_at.tzinfo)
