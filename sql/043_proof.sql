@@ -2,7 +2,7 @@
 -- (the loss meter), the life of one message. 080_verify asks Graph; nothing here does.
 --
 -- Nothing is claimed that was not verified. A conversation is complete if a sync has read its thread to the end, all of it could be
--- read, and no later read of it failed. That is true as of verified_at: what came since is what webhooks told.
+-- read, no later read of it failed, and Graph shows its person in that thread alone. That is true as of verified_at: what came since is what webhooks told.
 
 create or replace function convsync_api._failed_threads(p_page_id text)
 returns table (thread_id text, failed_at timestamptz)
@@ -53,7 +53,7 @@ as $$
     select count(*) as conversations, count(*) filter (where c.complete) as complete, min(c.verified_at) filter (where c.complete) as verified_since,
       coalesce(sum(c.unreadable), 0) as unreadable
     from (
-      select c.history_complete_at is not null and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete,
+      select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete,
         p.verified_at, p.unreadable
       from convsync.messenger_conversations c
       left join convsync.thread_proofs p on p.page_id = p_page.page_id and p.thread_id = c.thread_id
@@ -115,7 +115,7 @@ begin
   left join convsync.thread_proofs p on p.page_id = p_page_id and p.thread_id = c.thread_id
   left join convsync_api._failed_threads(p_page_id) f on f.thread_id = c.thread_id and f.failed_at > coalesce(p.verified_at, '-infinity')
   cross join lateral (
-    select c.history_complete_at is not null and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete
+    select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete
   ) d
   where c.page_id = p_page_id and c.conversation_id > coalesce(p_after, 0) and c.deleted_at is null
     and not (coalesce(p_incomplete_only, false) and d.complete)

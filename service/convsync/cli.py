@@ -335,6 +335,11 @@ async def migrate(check: bool, json_: bool) -> int:
 @click.option("--conversations", type=click.IntRange(0), default=1000, show_default=True)
 @messages_option
 @calls_option(default=2.0)
+@click.option("--pages", type=click.IntRange(1, 999), help="How many there are.  [default: 1]")
+@click.option("--hourly-calls", type=click.IntRange(0), help="Per Page; then they are refused with 80006.")
+@click.option("--require-appsecret-proof", is_flag=True, help="Refuse calls without one.")
+@click.option("--faults", type=click.Path(exists=True, dir_okay=False), help="A JSON list of faults.")
+@click.option("--subscribed", is_flag=True, help="The app has the Pages' webhooks from the start.")
 @click.option("--webhooks-to", metavar="URL", help="Where signed webhooks go.")
 @click.option(
     "--traffic", type=click.FloatRange(0), default=0.0, help="Live things per simulated second and Page."
@@ -353,8 +358,8 @@ def simulate(context: click.Context, /, **options: Any) -> None:
     for name, value in options.items():
         # Only what was asked for: the rest is the scenario's to say.
         given = is_given(context, name)
-        if name == "list_scenarios":
-            arguments += ["--list-scenarios"] if value else []
+        if isinstance(value, bool):
+            arguments += [f"--{name.replace('_', '-')}"] if value else []
         elif value is not None and (given or name in ("host", "port")):
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     os.execv(sys.executable, arguments)  # noqa: S606 - our own module, no shell

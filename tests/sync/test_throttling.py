@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from convsync.pages import TokenCheck, check_token
-from convsync.simulator.limits import PageLimits
+from convsync.simulator.catalogue import CATALOGUE
+from convsync.simulator.limits import Blocks, PageLimits
 from sync.fake_graph import conversation, fake_graph
 from sync.world import LIST_CALL, FastTime, Ledger, World, open_world
 
@@ -52,6 +53,31 @@ async def test_nobody_calls_during_a_block(
         assert ledger.granted_while_blocked() == 0
         verdict = await world.verdict()
         assert verdict.clean, verdict.examples
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        *((name, 600) for name in ("messenger_limit", "pages_limit", "call_rate", "page_limit")),
+        # Of these no header tells how long.
+        *((name, 50) for name in ("app_limit", "user_limit")),
+    ],
+)
+async def test_no_call_runs_into_a_block_of_the_simulators_own(
+    database: Any, name: str, seconds: int
+) -> None:
+    """It refuses whatever comes before its end, and would last a minute longer for each such call."""
+    clock = FastTime(300)
+    async with open_world(database, clock=clock, messages=10.0, **SMALL_ANSWERS) as world:
+        world.simulator.faults.blocks = Blocks(clock.now)
+        world.simulator.faults.add(LIST_CALL, "block", name=name, after=3, times=1, seconds=seconds, grow=60)
+        outcome = await world.sync(concurrency=1, lease_seconds=1_000_000)
+        assert outcome.status == "succeeded"
+        totals = world.simulator.calls.totals()[world.page_id]
+        assert (totals["errors"], totals["blocked"]) == (1, 0)
+        ((refused, following),) = quiet(world, clock, CATALOGUE[name].make().code)
+        assert following - refused >= seconds
+        assert (await world.verdict()).clean
 
 
 async def test_three_at_once_all_heed_the_block(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:

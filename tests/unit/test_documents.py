@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from convsync.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -38,3 +40,18 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text(encoding="utf-8"))
     missing = [link for link in links if not (document.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", ["simulator.md", "simulator-scenarios.md"])
+def test_options_that_the_simulators_manual_names_are_taken_by_its_command(document: str) -> None:
+    taken = {
+        option
+        for name in ("simulate", "demo")
+        for parameter in main.commands[name].params
+        for option in parameter.opts
+    }
+    named = set(
+        re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "docs" / document).read_text(encoding="utf-8"))
+    )
+    assert len(named) > 3
+    assert named - taken == set()

@@ -260,13 +260,23 @@ TOKEN = "EAAGm0PX4ZCpsBAKZCZAexample0123456789"
         f"Authorization: Bearer {TOKEN}",
         f"Malformed access token {TOKEN}",
         "the app token 123456789012|aVerySecretAppSecret00",
+        "https://graph.example/debug_token?access_token=123456789012%7CaVerySecretAppSecret00&fields=id",
+        "next%3Daccess_token%3D123456789012%257CaVerySecretAppSecret00%26limit%3D1",
+        f"next%253Daccess_token%253D{TOKEN}%2526limit%253D1",
+        f"next\\u003d1\\u0026access_token\\u003d{TOKEN}\\u0026limit\\u003d1",
+        f"{{'access_token': '{TOKEN[3:]}', 'limit': 1}}",
     ],
 )
 def test_no_secret_survives_redaction(text: str) -> None:
     redacted = redact(text)
-    assert TOKEN not in redacted
+    assert TOKEN[3:] not in redacted
     assert "aVerySecretAppSecret00" not in redacted
     assert "[redacted]" in redacted
+
+
+@pytest.mark.parametrize("ends", ["&", "%26", "%2526", '"', "%22", " ", "\\u0026"])
+def test_redaction_ends_where_the_secret_does(ends: str) -> None:
+    assert redact(f"access_token=123%7Cabc{ends}limit") == f"access_token=[redacted]{ends}limit"
 
 
 def test_redaction_leaves_ordinary_text_alone() -> None:

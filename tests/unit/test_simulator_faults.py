@@ -236,6 +236,16 @@ async def test_a_fault_that_cannot_be_planted_is_refused(
         {"match": ".*"},
         {"match": ".*", "action": "error", "times": "many"},
         {"match": ".*", "action": "error", "fault_id": 1, "code": "x", "after": None},
+        {"action": "error", "code": "x"},
+        {"action": "error", "times": -1},
+        {"action": "error", "after": -1},
+        {"action": "delay", "secnds": 3},
+        {"action": "delay", "seconds": "abc"},
+        {"action": "trickle", "seconds": -1},
+        {"action": "too_deep", "items": "x"},
+        {"action": "html", "http": 502.5},
+        {"action": "reduce_data", "hidden": "yes"},
+        {"action": "reset", "seconds": 1},
     ):
         assert (await plant(simulator, session, **bad))[0] == 400, bad
     with pytest.raises(FaultError):

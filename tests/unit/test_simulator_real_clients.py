@@ -257,6 +257,21 @@ async def test_metas_sdk_makes_batch_calls_and_each_item_answers_for_itself(
     assert headers["Facebook-API-Version"] == "v26.0"
 
 
+async def test_metas_sdk_subscribes_an_app_to_every_field_it_knows(
+    simulator: Simulator, sdk: FacebookAdsApi
+) -> None:
+    page = Page(simulator.page.page_id, api=sdk)
+    fields = [value for name, value in vars(Page.SubscribedFields).items() if not name.startswith("_")]
+    assert len(fields) > 90
+
+    def subscribe() -> list[str]:
+        page.create_subscribed_app(params={"subscribed_fields": fields})
+        (app,) = page.get_subscribed_apps()
+        return list(app["subscribed_fields"])
+
+    assert await asyncio.to_thread(subscribe) == sorted(fields)
+
+
 # -- python-facebook-api
 
 

@@ -11,10 +11,12 @@ import re
 
 MARK = "[redacted]"
 
-# name=value in a query string (also percent-encoded), "name": "value" in JSON
+# name=value in a query string (also percent-encoded, once or more often, or with JSON's escapes), and
+# "name": "value" in JSON. What of the value itself is percent-encoded (an app token has a |) belongs to it.
 _NAMED = re.compile(
     r"""((?:access_token|input_token|fb_exchange_token|appsecret_proof|app_?secret|client_secret)"""
-    r"""(?:=|%3D|\\?"\s*:\s*\\?"|:\s*))[^&\s"'\\<>%]+""",
+    r"""(?:=|%(?:25)*3D|\\u003d|\\?["']\s*:\s*\\?["']|:\s*))"""
+    r"""(?:[^&\s"'\\<>%]|%(?!(?:25)*(?:2[0267]|3[CE]|5C))[0-9A-F]{2})+""",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"\b(Bearer|OAuth)\s+[A-Za-z0-9|._~+/=-]{12,}")

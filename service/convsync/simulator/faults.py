@@ -346,6 +346,41 @@ ANSWER: dict[str, Answer] = {
 }
 ACTIONS = frozenset({*REWRITE, *BEFORE, *ANSWER})
 
+_ERROR = frozenset(
+    {"name", "code", "subcode", "http", "message", "type", "user_title", "user_message", "is_transient"}
+)
+_TAKES: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("error", "revoke_token", "refuse_listing", "dead_cursor"), _ERROR),
+    "block": _ERROR | {"seconds", "grow"},
+    "too_deep": _ERROR | {"items"},
+    "reduce_data": frozenset({"nodes", "hidden"}),
+    "short_page": frozenset({"limit"}),
+    "drift": frozenset({"kinds", "item"}),
+    **dict.fromkeys(("html", "status"), frozenset({"http", "body"})),
+    "empty": frozenset({"http"}),
+    **dict.fromkeys(("trickle", "delay", "hang"), frozenset({"seconds"})),
+}
+_WHOLE = frozenset({"code", "subcode", "http", "nodes", "items", "limit", "item"})
+_FLAGS = frozenset({"hidden", "is_transient"})
+
+
+def _check_parameter(action: str, name: str, value: Any) -> None:
+    takes = _TAKES.get(action, frozenset())
+    if name not in takes:
+        raise FaultError(
+            f"{name}: {action} does not know it; it takes {', '.join(sorted(takes)) or 'nothing'}"
+        )
+    if name in _FLAGS:
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif name in _WHOLE:
+        fits, wanted = type(value) is int, "a whole number"
+    elif name in ("seconds", "grow"):
+        fits, wanted = type(value) in (int, float) and 0 <= value <= 10**9, "a number from 0 on"
+    else:
+        fits, wanted = name == "kinds" or isinstance(value, str), "a text"
+    if not fits:
+        raise FaultError(f"{name}: {wanted} is wanted")
+
 
 class Faults:
     """The planted faults, and what they left behind. The first that wants a call gets it."""
@@ -373,6 +408,9 @@ class Faults:
         if action not in ACTIONS:
             raise FaultError(f"unknown action {action!r}; known: {', '.join(sorted(ACTIONS))}")
         given = {**(params or {}), **more}
+        for key, value in given.items():
+            if value is not None:
+                _check_parameter(action, key, value)
         name = given.get("name")
         if name is not None and name not in CATALOGUE:
             raise FaultError(f"unknown error {name!r}; known: {', '.join(sorted(CATALOGUE))}")
@@ -397,6 +435,8 @@ class Faults:
             raise FaultError("match and action are strings, after is a number")
         if times is not None and not isinstance(times, int):
             raise FaultError("times is a number or null")
+        if after < 0 or (times is not None and times < 1):
+            raise FaultError("after counts from 0, times from 1")
         return self.add(match, action, times=times, after=after, params=params)
 
     def remove(self, fault_id: int) -> bool:

@@ -19,7 +19,7 @@ from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
 from convsync.simulator.send import send_message
 from convsync.simulator.state import STATE
-from convsync.simulator.webhooks import WEBHOOK_FIELDS
+from convsync.simulator.webhooks import SUBSCRIBABLE
 
 _MOST_IDS = 50
 
@@ -268,7 +268,7 @@ def _subscribed_apps(call: GraphCall) -> dict[str, Any]:
         wanted = {name.strip() for name in text.strip("[]").replace('"', "").split(",") if name.strip()}
         if not wanted:
             raise errors.required("subscribed_fields")
-        for name in sorted(wanted - WEBHOOK_FIELDS):
+        for name in sorted(wanted - SUBSCRIBABLE):
             raise GraphError(100, f"(#100) Param subscribed_fields[0] must be one of {{..}} - got {name!r}.")
         state.webhooks.subscribe(page.page_id, wanted)
         return {"success": True}

@@ -55,6 +55,27 @@ WEBHOOK_FIELDS = frozenset(
         "conversations",
     }
 )
+# Meta's enum has these too (facebook-business 26, `Page.SubscribedFields`): an app may subscribe to them, and
+# nothing of them ever comes from here.
+_NEVER_SENT = """
+    affiliation agent_messages agent_questions attire awards bio birthday business_integrity
+    call_permission_reply call_settings_update calls category checkins comment_poll_response
+    company_overview culinary_team current_location description email feature_access_list feed follow
+    founded general_info general_manager group_feed hometown hours invalid_topic_placeholder
+    invoice_access_bank_slip_events invoice_access_invoice_change invoice_access_invoice_draft_change
+    invoice_access_onboarding_status_active leadgen leadgen_fat leadgen_update live_videos
+    local_delivery location marketing_message_clicks marketing_message_deliveries
+    marketing_message_delivery_failed marketing_message_echoes marketing_message_reads
+    marketing_messages_subscriber_upload_status mcom_invoice_change members mention merchant_review
+    message_template_status_update messaging_appointments messaging_checkout_updates
+    messaging_direct_sends messaging_fblogin_account_linking messaging_game_plays
+    messaging_in_thread_lead_form_submit messaging_integrity messaging_payments messaging_pre_checkouts
+    mission name page_about_story page_change_proposal page_upcoming_change parking payment_options
+    payment_request_update personal_info personal_interests phone picture price_range product_review
+    products public_transit publisher_subscriptions ratings registration story_poll_response story_share
+    user_action video_text_question_responses videos website
+"""
+SUBSCRIBABLE = WEBHOOK_FIELDS | frozenset(_NEVER_SENT.split())
 _KEPT = 20_000
 _AT_ONCE = 100
 _LONGEST_GAP_MS = 900_000

@@ -3,7 +3,8 @@
 A delivery names nobody: it has the person's id and no more. So each person who is new gets one read of
 their conversation (`/conversations?user_id=`), in the live lane of the Page's budget. It runs beside the
 webhook, and whatever happens to it neither delays nor fails a delivery; what it misses, the next sync
-brings. A person is asked for once, and not again for a while when Graph had nothing to tell.
+brings. A person is asked for once, and not again for a while when Graph had nothing to tell; nor at all if
+a sync brings their name while they wait, or if they are erased meanwhile.
 
 A change of the field `conversations` tells that a thread changed and not how. It gets one read too, of the
 thread and its newest messages; changes told while it waits for that are one read.
@@ -20,7 +21,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from convsync.errors import ConvsyncError
+from convsync.errors import ConvsyncError, Erased, NotFound
 from convsync.facts import Json, Thread
 from convsync.graph.catalogue import ErrorClass
 from convsync.graph.client import GraphClient, node_path
@@ -59,17 +60,18 @@ class ContactReader:
         self._open_token = open_token
         self._calls_per_second = calls_per_second
         self._now = now
-        self._queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_WAITING)
-        self._threads: set[tuple[str, str]] = set()  # of those that wait; the others are people
+        # A Page, and a thread of it, or a person with the number of their conversation here.
+        self._queue: asyncio.Queue[tuple[str, str, int | None]] = asyncio.Queue(_WAITING)
+        self._threads: set[tuple[str, str]] = set()  # of those that wait
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def want(self, page_id: str, sender_id: str) -> None:
+    def want(self, page_id: str, sender_id: str, conversation_id: int) -> None:
         """Ask for a person, unless they were asked for lately, have no id, or too many wait already."""
         key = (page_id, sender_id)
         if ":" in sender_id or self._now() - self._asked.get(key, float("-inf")) < _NOT_AGAIN_SECONDS:
             return
         try:
-            self._queue.put_nowait(key)
+            self._queue.put_nowait((*key, conversation_id))
         except asyncio.QueueFull:
             return
         self._asked[key] = self._now()
@@ -83,7 +85,7 @@ class ContactReader:
         if key in self._threads:
             return
         try:
-            self._queue.put_nowait(key)
+            self._queue.put_nowait((*key, None))
         except asyncio.QueueFull:
             return
         self._threads.add(key)
@@ -100,13 +102,13 @@ class ContactReader:
 
     async def _work(self) -> None:
         while True:
-            page_id, wanted = await self._queue.get()
+            page_id, wanted, conversation_id = await self._queue.get()
             try:
-                if (page_id, wanted) in self._threads:
+                if conversation_id is None:
                     # Before the read: what changes from now on may not be in it.
                     self._threads.discard((page_id, wanted))
                     await self._read_thread(page_id, wanted)
-                else:
+                elif not await self._is_known(page_id, conversation_id):
                     await self._read_person(page_id, wanted)
             except (GraphError, ConvsyncError) as error:
                 _log.info("contact_not_read", page_id=page_id, error=str(error))
@@ -114,6 +116,14 @@ class ContactReader:
                 _log.exception("contact_reader_broken", page_id=page_id)
             finally:
                 self._queue.task_done()
+
+    async def _is_known(self, page_id: str, conversation_id: int) -> bool:
+        """Whether there is nothing to ask any more: many may wait for the two calls of a second."""
+        try:
+            found = await self._store.get_conversation(page_id=page_id, conversation_id=conversation_id)
+        except (Erased, NotFound):
+            return True
+        return found["sender_name"] is not None and found["thread_id"] is not None
 
     async def _read_person(self, page_id: str, sender_id: str) -> None:
         query = {"platform": "messenger", "user_id": sender_id, "fields": ",".join(LIST_FIELDS)}

@@ -175,7 +175,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
             touched = await store.ingest(facts, "webhook")
         for conversation in touched:
             if conversation.created:
-                contacts.want(conversation.page_id, conversation.sender_id)
+                contacts.want(conversation.page_id, conversation.sender_id, conversation.conversation_id)
 
     commit = GroupCommit(ingest, is_poison=errors.is_poison, is_transient=errors.is_transient)
     runner = SyncRunner(
