@@ -20,8 +20,7 @@ from convsync.graph.errors import GraphError
 from convsync.simulator.config import DEFAULT_APP_SECRET
 from convsync.sync.contacts import ContactReader
 from graph_answers import EXAMPLES, Example
-from sync.world import Ledger
-from sync.world import LIST_CALL, FastTime, World, open_world
+from sync.world import LIST_CALL, FastTime, Ledger, World, open_world
 
 SMALL_ANSWERS = {"max_conversations_per_call": 4, "max_messages_per_call": 20}
 BY_ENTRY = {example.entry: example for example in EXAMPLES}
