@@ -85,7 +85,7 @@ begin
     or exists (
       select from convsync.messenger_conversations c where c.page_id = p_page_id and c.sender_id = t.sender_id and c.thread_id is null);
   if v_known is null then
-    return '{"absences": [], "ranges": []}';
+    return jsonb '{"absences": [], "ranges": []}';
   end if;
   return (
     with told as materialized (
@@ -402,7 +402,7 @@ declare
   v_now timestamptz;
   v_seen text := p_fence || '.' || p_token;
   v_cursor convsync.sync_cursors;
-  v_gone text[] := '{}';
+  v_gone text[] := array[]::text[];
   v_facts jsonb;
   v_changed integer := 0;
   v_doubted boolean;
