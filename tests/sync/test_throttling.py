@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from convsync.graph.errors import GraphError
 from convsync.pages import TokenCheck, check_token
 from convsync.simulator.catalogue import CATALOGUE
 from convsync.simulator.limits import Blocks, PageLimits
+from convsync.sync.contacts import ContactReader
 from sync.fake_graph import conversation, fake_graph
 from sync.world import LIST_CALL, FastTime, Ledger, World, open_world
 
@@ -143,6 +145,19 @@ async def test_calls_beside_a_sync_draw_on_the_same_allowance_and_say_when_it_is
         assert check.state == "unchecked"
         assert "no Graph call is granted" in str(check.told)
         assert (await world.store.get_page(page_id=world.page_id))["token"] == "valid"
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("call_rate", 10), ("page_limit", 60), ("app_limit", 60)])
+async def test_refused_live_read_blocks_whoever_comes_next(database: Any, name: str, seconds: int) -> None:
+    async with open_world(database, conversations=3) as world:
+        world.simulator.faults.add(LIST_CALL, "error", name=name, times=1)
+        reader = ContactReader(world.store, world.graph, world.box.open, calls_per_second=0)
+        with pytest.raises(GraphError):
+            await reader._read_person(world.page_id, "1001")
+        for lane in ("live", "backfill"):
+            grant = await world.store.acquire_call(page_id=world.page_id, lane=lane, calls_per_second=0)
+            assert (seconds - 8) * 1000 < grant.wait_ms <= seconds * 1000
+        assert world.calls() == 1
 
 
 async def test_used_up_allowance_is_read_from_successes_so_that_no_call_is_ever_refused(
