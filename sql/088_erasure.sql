@@ -844,12 +844,21 @@ begin
   if p_before is null or not isfinite(p_before) or p_before > v_now then
     raise exception 'before must be in the past' using errcode = 'ZC003', hint = 'p_before';
   end if;
-  update convsync.pages p
-  set purged_before = greatest(p.purged_before, p_before), updated_at = v_now
+  -- One purge of a Page at a time.
+  select p.purged_before into v_horizon
+  from convsync.pages p
   where p.page_id = p_page_id
-  returning p.purged_before into v_horizon;
+  for no key update;
   if not found then
     raise exception 'there is no Page %', p_page_id using errcode = 'ZC001';
+  end if;
+  if (v_horizon >= p_before) is not true then
+    -- It is committed before anything is deleted: then who has the lock of a conversation has seen it (the second look in _ingest), or
+    -- had the lock before, and is waited for below.
+    update convsync.pages p
+    set purged_before = p_before, updated_at = v_now
+    where p.page_id = p_page_id;
+    return jsonb_build_object('events', 0, 'conversations', 0, 'purged_before', p_before, 'more', true);
   end if;
   v_conversations := array(
     select e.conversation_id
@@ -866,6 +875,7 @@ begin
         and c.conversation_id <> all (v_conversations)
       limit v_limit - cardinality(v_conversations));
   end if;
+  -- Their events are read after that, in other statements: also those that whoever had the lock has just committed.
   select array_agg(l.conversation_id) into v_conversations
   from (
     select c.conversation_id
@@ -891,7 +901,10 @@ begin
       from jsonb_each(a.reaction_marks) m
       where (m.value ->> 0)::numeric >= extract(epoch from v_horizon) * 1000000)
   where a.page_id = p_page_id and (
-    a.edited_at < v_horizon or a.unsent_at < v_horizon or a.absent_at < v_horizon or a.reaction_marks is not null);
+    a.edited_at < v_horizon or a.unsent_at < v_horizon or a.absent_at < v_horizon
+    or exists (
+      select from jsonb_each(a.reaction_marks) m
+      where (m.value ->> 0)::numeric < extract(epoch from v_horizon) * 1000000));
   delete from convsync.pending_amendments a
   where a.page_id = p_page_id and a.num_edit is null and a.unsent_at is null and a.absent_at is null
     and a.reaction_marks is null;
@@ -927,9 +940,23 @@ begin
 end
 $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is
-$c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true), and
-remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). Returns counts.
+$c$Deletes a Page's events from before an instant, of at most p_limit conversations per call (repeat while more is true, each call in a
+transaction of its own), and remembers the horizon: facts from before it are not stored any more, but counted (list_refused_facts). A call
+that moves the horizon deletes nothing yet, and says more. What an ingest under way then stores of before, in a conversation where
+nothing else was, goes with the next purge: the service repeats each Page's daily (list_horizons). Returns counts.
 Errors: ZC001, ZC003; 40P01 and 55P03 (a conversation stays locked for four seconds) ask the caller to repeat the call.$c$;
+
+create or replace function convsync_api.list_horizons()
+returns table (page_id text, purged_before timestamptz)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select p.page_id, p.purged_before from convsync.pages p where p.purged_before is not null order by p.page_id;
+$$;
+comment on function convsync_api.list_horizons() is
+$c$The Pages that were ever purged, also removed ones, and before which instant: what purge_events is to be repeated with.$c$;
 
 create or replace function convsync_api.expire_pending_amendments(p_days integer)
 returns bigint

@@ -15,7 +15,7 @@ from typing import Any, LiteralString, TypeVar
 
 import psycopg
 import psycopg_pool
-from psycopg.rows import class_row, scalar_row
+from psycopg.rows import class_row, scalar_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from convsync import errors, facts
@@ -396,7 +396,7 @@ class Store:
         return erased
 
     async def purge_events(self, *, page_id: str, before: datetime, limit: int) -> Json:
-        """Of at most that many conversations; again as long as `more` is true."""
+        """Of at most that many conversations; again as long as `more` is true. The first sets the horizon."""
         purged: Json = await self._value(
             """select convsync_api.purge_events(p_page_id => %(page_id)s, p_before => %(before)s,
                p_limit => %(limit)s)""",
@@ -405,6 +405,12 @@ class Store:
             limit=limit,
         )
         return purged
+
+    async def list_horizons(self) -> list[tuple[str, datetime]]:
+        """(page_id, purged_before) of each Page that was ever purged."""
+        async with self._connection() as connection, connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute("select page_id, purged_before from convsync_api.list_horizons()")
+            return await cursor.fetchall()
 
     async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
         async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:

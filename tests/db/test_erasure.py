@@ -36,12 +36,14 @@ from sessions import (
 
 from convsync import errors
 from convsync.dead_letters import read_again
+from convsync.erasing import purge_again
 from convsync.facts import (
     DeadLetter,
     Edit,
     Fact,
     Json,
     Message,
+    PageEvent,
     Reaction,
     Thread,
     Unsend,
@@ -1427,6 +1429,12 @@ def test_two_who_expire_what_waits_at_once(connect: Connect, service: Connection
 
 
 def purge(connection: Connection, before: float, limit: int | None = None) -> Json:
+    """The first part; where that has to be, after the call that sets the horizon."""
+    done = purge_once(connection, before, limit)
+    return purge_once(connection, before, limit) if done["more"] and not done["conversations"] else done
+
+
+def purge_once(connection: Connection, before: float, limit: int | None = None) -> Json:
     done: Json = call(
         connection,
         "select convsync_api.purge_events(p_page_id => '1001', p_before => %(before)s, p_limit => %(limit)s)",
@@ -1595,6 +1603,75 @@ def test_a_purge_in_parts_is_repeated_while_there_is_more(service: Connection, o
     assert sum(part["events"] for part in parts) == 15
     assert call(owner, "select count(*) from convsync.contact_interaction_events") == 5
     assert call(owner, "select sum(message_count) from convsync.messenger_conversations") == 5
+
+
+def test_the_call_that_moves_a_horizon_deletes_nothing_yet(service: Connection, owner: Connection) -> None:
+    """Nor does it wait for anybody: what an ingest under way stores meanwhile is seen by the next call."""
+    ingest(service, told("m_1", 1, "MARKER", ADA))
+    owner.execute("begin")
+    owner.execute("select from convsync.messenger_conversations for update")
+    moved = {"events": 0, "conversations": 0, "purged_before": at(10).isoformat(), "more": True}
+    assert purge_once(service, 10) == moved
+    owner.execute("rollback")
+    assert rows(service, "select * from convsync_api.list_horizons()") == [
+        {"page_id": PAGE, "purged_before": at(10)}
+    ]
+    assert purge_once(service, 10)["events"] == 1
+    assert purge_once(service, 20)["more"]
+    assert purge_once(service, 5) == moved | {"purged_before": at(20).isoformat(), "more": False}
+
+
+def test_what_was_being_ingested_when_a_purge_began_goes_with_it(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    """It commits between two calls of the purge, which still says that there is more."""
+    ingest(service, told("m_after", 50, "x", ADA))
+    session = connect()
+    session.execute("begin")
+    ingest(session, told("m_1", 1, "MARKER", ADA), told("m_2", 2, "MARKER", BOB), source="sync")
+    assert purge_once(service, 10)["more"]
+    session.execute("commit")
+    done = purge_once(service, 10)
+    assert (done["events"], done["conversations"], done["more"]) == (2, 2, False)
+    assert "MARKER" not in dumped(owner)
+    assert folds(owner)[:2] == (1, "m_after")
+
+
+def test_a_purge_waits_for_what_is_being_ingested_into_a_conversation_it_empties(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    ingest(service, told("m_0", 0, "MARKER", ADA))
+    first, purging = connect(), connect()
+
+    def ingest_then_move() -> None:
+        ingest(first, told("m_1", 1, "MARKER", ADA), source="sync")
+        assert purge_once(service, 10)["more"]
+
+    _, late = one_behind_the_other(owner, first, ingest_then_move, purging, lambda: purge_once(purging, 10))
+    assert (late.result()["events"], late.result()["more"]) == (2, False)
+    assert "MARKER" not in dumped(owner)
+
+
+async def test_what_an_ingest_stores_after_the_purge_is_over_goes_within_a_day(
+    database: Any, connect: Connect, service: Connection, owner: Connection
+) -> None:
+    """Of somebody of whom nothing of before was known, so that no call of the purge met it."""
+    session = connect()
+    session.execute("begin")
+    ingest(
+        session,
+        told("m_1", 1, "MARKER", ADA),
+        Edit(PAGE, BOB, "m_w", at(1), 1, "MARKER"),
+        PageEvent(PAGE, "e_1", at(1), "policy_enforcement", {"text": "MARKER"}),
+        source="sync",
+    )
+    assert not purge(service, 10)["more"]
+    session.execute("commit")
+    assert "MARKER" in dumped(owner)
+    async with create_pool(database.service_url, size=1, name="serve") as pool:
+        assert await purge_again(Store(pool)) == 1
+        assert "MARKER" not in dumped(owner)
+        assert await purge_again(Store(pool)) == 0
 
 
 @pytest.mark.parametrize("before", ["infinity", "-infinity", None, "2999-01-01T00:00:00Z"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
@@ -45,6 +45,11 @@ def page(service: Connection) -> Connection:
     clock(service, 0)
     call(service, "select convsync_api.add_page(%(page)s)", page=PAGE)
     return service
+
+
+def purge(connection: Connection, before: datetime) -> None:
+    for _ in ("sets the horizon", "deletes"):
+        call(connection, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=before)
 
 
 def certificate(connection: Connection) -> Json:
@@ -310,7 +315,7 @@ def test_conversations_come_in_parts(page: Connection) -> None:
 
 
 def test_purge_is_told(page: Connection) -> None:
-    call(page, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=at(-100))
+    purge(page, at(-100))
     assert certificate(page)["purged_before"] == at(-100).isoformat()
 
 
@@ -392,7 +397,7 @@ def test_checksum_knows_erasure_and_purge(page: Connection, owner: Connection) -
     later = checksum(page, since=at(1))
     clock(page, 100)
 
-    call(page, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=at(1))
+    purge(page, at(1))
     assert checksum(page) == later != everything
     assert later["from"] is not None
 
@@ -531,7 +536,7 @@ def test_erased_and_purged_losses_are_gone(subscribed: Connection, owner: Connec
     left = "select message_id from convsync.webhook_losses order by 1"
     call(subscribed, "select convsync_api.erase_contact(%(page)s, %(sender)s)", page=PAGE, sender=ADA)
     assert [one["message_id"] for one in rows(owner, left)] == ["m_2", "m_3"]
-    call(subscribed, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=at(150))
+    purge(subscribed, at(150))
     assert [one["message_id"] for one in rows(owner, left)] == ["m_3"]
 
 
@@ -669,7 +674,7 @@ def test_message_nobody_has_heard_of_is_not_found(page: Connection) -> None:
     with pytest.raises(psycopg.DatabaseError, match=r"nothing was ever heard(\nCONTEXT|$)") as error:
         life(page, "m_never")
     assert state_of(error) == "ZC001"
-    call(page, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=at(-100))
+    purge(page, at(-100))
     with pytest.raises(
         psycopg.DatabaseError, match=r"sent before 2025-03-01T11:58:20Z and was purged"
     ) as error:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from convsync import __version__, errors
 from convsync.database.installer import schema_version
+from convsync.erasing import purge_again
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.graph.versions import warn_of_version
@@ -233,6 +234,7 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
                 "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
                 "changes": await _expire_changes(store, settings.changes_days),
+                "events_below_a_horizon": await purge_again(store),
             }
         except errors.ConvsyncError as error:
             _log.warning("not_tidied", error=error.message)

@@ -41,7 +41,7 @@ async def erase_contact(request: web.Request) -> web.Response:
 
 @route("POST", "/api/pages/{page_id}/purges", access="operate")
 async def purge_events(request: web.Request) -> web.Response:
-    """One part, and its counts: to be called again as long as `more` is true."""
+    """One part, and its counts: to be called again while `more` is true. The first only sets the horizon."""
     page_id = allowed_page(request, request.match_info["page_id"])
     body = await read_body(request, Purge)
     return web.json_response(
