@@ -23,7 +23,7 @@ from convsync.webhook.group_commit import (
     Unavailable,
     dead_letter,
 )
-from convsync.webhook.waiting_room import WaitingRoom
+from convsync.webhook.waiting_room import Entry, WaitingRoom
 
 AT = datetime(2026, 11, 3, tzinfo=UTC)
 POISON_STATES = ("22021", "23514", "ZC003")
@@ -33,6 +33,7 @@ TRANSIENT_STATES = ("40001", "40P01", "55P03", "57014", "08006", "53300", "57P01
 @dataclass
 class Delivery:
     facts: list[Fact] = field(default_factory=list)
+    size: int = 100
 
     def bytes_of(self, fact: Fact) -> bytes:
         assert any(one is fact for one in self.facts)
@@ -844,14 +845,50 @@ async def test_closing_before_running_refuses_and_ends() -> None:
 
 
 async def test_the_room_of_a_delivery_is_given_back_once() -> None:
-    room = WaitingRoom(10)
+    room = WaitingRoom(10, 1000)
     outcome = asyncio.get_running_loop().create_future()
     entry = room.enter(Delivery([fact("a"), fact("b", "2")]), 1.0, outcome)
     assert (room.held, entry.conversations()) == (2, {("1", "9"), ("2", "9")})
+    assert room.bytes_held == 100
     assert room.settle(entry, None)
     assert not room.settle(entry, Unavailable())
     assert outcome.result() is None
-    assert room.held == 0
+    assert (room.held, room.bytes_held) == (0, 0)
+
+
+async def test_few_facts_of_many_bytes_fill_the_room_too() -> None:
+    room = WaitingRoom(100, 1000)
+
+    def enter(size: int, *pages: str) -> Entry:
+        facts: list[Fact] = [fact("m", page) for page in pages]
+        return room.enter(Delivery(facts, size), 1.0, asyncio.get_running_loop().create_future())
+
+    mine = enter(400, "1")
+    with pytest.raises(QueueFull, match="for one Page"):
+        enter(101, "1")
+    with pytest.raises(QueueFull, match="for one Page"):
+        enter(101, "2", "1")
+    both = enter(100, "2", "1")
+    enter(400, "2")
+    with pytest.raises(QueueFull, match=r"waiting$"):
+        enter(101, "3")
+    enter(100, "3")
+    assert room.bytes_held == 1000
+    room.settle(mine, None)
+    room.settle(both, None)
+    assert room.bytes_held == 500
+    # larger than its Page may hold, but nothing else is held of it
+    enter(500, "1")
+    with pytest.raises(QueueFull, match=r"waiting$"):
+        enter(1, "4")
+
+
+async def test_a_delivery_larger_than_all_bytes_is_taken_alone() -> None:
+    room = WaitingRoom(100, 1000)
+    for _ in range(2):
+        entry = room.enter(Delivery([fact("a")], 5000), 1.0, asyncio.get_running_loop().create_future())
+        room.settle(entry, None)
+    assert room.bytes_held == 0
 
 
 async def test_a_defect_in_here_costs_one_batch_and_not_the_lane() -> None:

@@ -862,9 +862,11 @@ def test_the_bytes_of_an_item_that_was_alone_are_those_that_came() -> None:
         b'{ "object":"page",\t"entry":[{"id":"%s","time":1.0e3,"messaging":[{"sender":{"id":"7"},'
         b'"message":{"mid":"","mid":"\\u0041\\/\\u0000"}}]}]}' % PAGE.encode()
     )
-    (letter,) = parse(raw, RECEIVED).facts
+    delivery = parse(raw, RECEIVED)
+    (letter,) = delivery.facts
     assert isinstance(letter, DeadLetter)
     assert letter.raw == raw
+    assert delivery.size == 2 * len(raw), "as it came, and as a dead letter"
 
 
 # --- the bytes of one item among several

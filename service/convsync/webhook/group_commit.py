@@ -90,10 +90,11 @@ class GroupCommit:
     """Commits deliveries in groups. `run()` does the work and is owned by the application.
 
     `ingest` commits all the facts of one call or none. `max_waiting` bounds the facts accepted and not yet
-    settled, wherever they are; no Page may hold more than half of it. (A delivery larger than its bound
-    is taken if nothing else is held against it.) `max_batch` bounds the facts of one call; a delivery is
-    never divided between calls unless it has to be. A call that takes longer than `overtake_after` is
-    overtaken, with no more than `main_calls` under way. Seconds everywhere, on the event loop's clock.
+    settled, wherever they are, and `max_bytes` the deliveries that told them; no Page may hold more than half
+    of either. (A delivery larger than its bound is taken if nothing else is held against it.) `max_batch`
+    bounds the facts of one call; a delivery is never divided between calls unless it has to be. A call that
+    takes longer than `overtake_after` is overtaken, with no more than `main_calls` under way. Seconds
+    everywhere, on the event loop's clock.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class GroupCommit:
         is_transient: Callable[[BaseException], bool],
         to_dead_letter: Callable[[Fact, BaseException, bytes], DeadLetter] = dead_letter,
         max_waiting: int = 20_000,
+        max_bytes: int = 64 * 1024 * 1024,
         max_batch: int = 2_500,
         patience: float = 4.0,
         call_timeout: float = 15.0,
@@ -117,7 +119,7 @@ class GroupCommit:
         self._is_poison = is_poison
         self._is_transient = is_transient
         self._to_dead_letter = to_dead_letter
-        self._room = WaitingRoom(max_waiting)
+        self._room = WaitingRoom(max_waiting, max_bytes)
         self._max_batch = max_batch
         self._patience = patience
         self._call_timeout = call_timeout

@@ -73,6 +73,11 @@ class Delivery:
     threads_to_read: list[tuple[str, str]] = field(default_factory=list)
     source: Source = field(default_factory=lambda: Source(b"", alone=True), repr=False, compare=False)
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it keeps: as it came, and its dead letters."""
+        return len(self.source) + sum(len(fact.raw) for fact in self.facts if isinstance(fact, DeadLetter))
+
     def bytes_of(self, fact: Fact) -> bytes:
         """The delivery as it came, without the items that this fact (of `facts`, the object) is not from."""
         return self.source.of(next(place for place, one in enumerate(self.facts) if one is fact))

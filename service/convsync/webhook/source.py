@@ -28,6 +28,10 @@ class Source:
         self._first_facts: list[int] = []
         self._items: list[tuple[int, str, int]] = []
 
+    def __len__(self) -> int:
+        """How many bytes it keeps."""
+        return len(self._raw)
+
     def told(self, first_fact: int, entry: int, channel: str, item: int) -> None:
         """The facts from there on are of this item."""
         self._first_facts.append(first_fact)

@@ -35,6 +35,10 @@ class Submitted(Protocol):
     @property
     def facts(self) -> Sequence[Fact]: ...
 
+    @property
+    def size(self) -> int:
+        """How many bytes it keeps."""
+
     def bytes_of(self, fact: Fact) -> bytes:
         """The bytes that told one of its facts, for a dead letter."""
 
@@ -51,6 +55,7 @@ class Entry:
     delivery: Submitted
     facts: Sequence[Fact]
     weights: Mapping[str, int]
+    size: int
     deadline: float
     outcome: asyncio.Future[RefusedError | None]
     abandoned: bool = False
@@ -68,16 +73,20 @@ class Entry:
 class WaitingRoom:
     """The deliveries accepted and not yet settled, and those of them that still queue.
 
-    Its measure is the fact: at most `max_waiting` are held, wherever they are, and at most half of that
-    for one Page. A delivery larger than its bound is taken if nothing else is held against it.
+    Its measures are the fact and the byte, for one fact may be megabytes: at most `max_waiting` facts and
+    `max_bytes` are held, wherever they are, and at most half of each for one Page. (The bytes of a delivery
+    count for each Page in it.) One larger than its bound is taken if nothing else is held against it.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, max_bytes: int) -> None:
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
         self._queues: OrderedDict[str, deque[Entry]] = OrderedDict()  # the first Page is served next
         self._open: set[Entry] = set()
         self._held: Counter[str] = Counter()
+        self._held_bytes: Counter[str] = Counter()
         self.held = 0
+        self.bytes_held = 0
         self.queued = 0
         self.empty = asyncio.Event()
         self.empty.set()
@@ -92,18 +101,28 @@ class WaitingRoom:
         """Take a delivery in. Raises QueueFull."""
         facts = delivery.facts
         weights = _weights(facts)
-        full = self.held and self.held + len(facts) > self._max_waiting
-        half = self._max_waiting // 2
-        if full or any(self._held[page] and self._held[page] + more > half for page, more in weights.items()):
-            raise QueueFull("too many facts are waiting" + ("" if full else " for one Page"))
-        entry = Entry(delivery, facts, weights, deadline, outcome)
+        size = delivery.size
+        full = self.held and (
+            self.held + len(facts) > self._max_waiting or self.bytes_held + size > self._max_bytes
+        )
+        if full or any(self._crowded(page, more, size) for page, more in weights.items()):
+            raise QueueFull("too much is waiting" + ("" if full else " for one Page"))
+        entry = Entry(delivery, facts, weights, size, deadline, outcome)
         self._open.add(entry)
         self._held.update(weights)
+        self._held_bytes.update(dict.fromkeys(weights, size))
         self.held += len(facts)
+        self.bytes_held += size
         self.empty.clear()
         self._queue(entry).append(entry)
         self.queued += len(facts)
         return entry
+
+    def _crowded(self, page: str, facts: int, size: int) -> bool:
+        return self._held[page] > 0 and (
+            self._held[page] + facts > self._max_waiting // 2
+            or self._held_bytes[page] + size > self._max_bytes // 2
+        )
 
     def put_back(self, entry: Entry) -> None:
         """One that was taken and is not settled queues again, as the first of its Page."""
@@ -142,10 +161,12 @@ class WaitingRoom:
             return False
         self._open.discard(entry)
         self._held.subtract(entry.weights)
+        self._held_bytes.subtract(dict.fromkeys(entry.weights, entry.size))
         for page in entry.weights:
             if not self._held[page]:
-                del self._held[page]
+                del self._held[page], self._held_bytes[page]
         self.held -= len(entry.facts)
+        self.bytes_held -= entry.size
         if not entry.outcome.done():  # cancelled, or told that it took too long
             entry.outcome.set_result(refusal)
         if not self._open:
