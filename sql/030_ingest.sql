@@ -681,6 +681,17 @@ begin
 end
 $$;
 
+create or replace function convsync_api._merged_notice(p_one jsonb, p_other jsonb)
+returns jsonb
+language sql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The larger of two copies, which is the same in any order; one that named somebody who was erased stays without its words.
+  select case when '{"erased": true}' in (p_one, p_other) then '{"erased": true}' else greatest(p_one, p_other) end;
+$$;
+
 create or replace function convsync_api._ingest_page_events(p_facts convsync.fact[], p_source text, p_now timestamptz)
 returns void
 language plpgsql
@@ -689,20 +700,23 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- What the platform says to the Page may name a person, anywhere in it: as with dead letters.
+  perform pg_advisory_xact_lock_shared(1668183670, 14);
   insert into convsync.page_events as e (page_id, event_id, event_type, event_timestamp, received_at, source, metadata)
   select t.page_id, t.message_id, max(t.event_type), max(t.at), p_now, p_source,
-    (array_agg(t.metadata order by t.metadata desc))[1]
+    case when bool_or(k.raw = '') then '{"erased": true}' else (array_agg(t.metadata order by t.metadata desc))[1] end
   from unnest(p_facts) t
+  cross join lateral convsync_api._what_is_kept(t.page_id, '', convert_to(t.metadata::text, 'UTF8')) k
   where t.kind = 'page_event'
   group by t.page_id, t.message_id
   order by t.page_id collate "C", t.message_id collate "C"
   on conflict on constraint page_events_pkey do update
   set event_type = greatest(e.event_type, excluded.event_type),
     event_timestamp = greatest(e.event_timestamp, excluded.event_timestamp),
-    metadata = greatest(e.metadata, excluded.metadata)
+    metadata = convsync_api._merged_notice(e.metadata, excluded.metadata)
   where (e.event_type, e.event_timestamp, e.metadata) is distinct from (
     greatest(e.event_type, excluded.event_type), greatest(e.event_timestamp, excluded.event_timestamp),
-    greatest(e.metadata, excluded.metadata));
+    convsync_api._merged_notice(e.metadata, excluded.metadata));
 end
 $$;
 

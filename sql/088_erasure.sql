@@ -13,7 +13,8 @@
 --
 -- What nobody can read (a dead letter) is no fact of a person. Its words, with JSON's escapes and without, are looked for among the
 -- digests: of a letter that names somebody who was erased, or such a message, only what it was refused for is kept, unless each
--- event in it tells a time after the erasure.
+-- event in it tells a time after the erasure. What the platform told the Page of itself (a page event) is looked through in the same
+-- way; of one that names them it is kept that it came.
 
 create or replace function convsync_api._contact_digest(p_page_id text, p_sender_id text)
 returns bytea
@@ -779,6 +780,32 @@ begin
         where a.sender_id = any (v_senders)));
   get diagnostics v_letters = row_count;
 
+  -- And what the platform said to the Page of them: that it did is left.
+  update convsync.page_events n
+  set metadata = '{"erased": true}'
+  from (
+    select f.event_id, convert_to(f.forms, 'UTF8') as told, convsync_api._letter_words(f.forms) as words
+    from (
+      select o.event_id, convsync_api._letter_forms(o.metadata::text) as forms
+      from convsync.page_events o
+      where o.page_id = p_page_id
+      offset 0
+    ) f
+    offset 0
+  ) t
+  where n.page_id = p_page_id and n.event_id = t.event_id
+    and (convsync_api._mentions(t.told, v_words)
+      or exists (
+        select
+        from unnest(t.words) w (word)
+        join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
+        where e.conversation_id = any (v_ids))
+      or exists (
+        select
+        from unnest(t.words) w (word)
+        join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
+        where a.sender_id = any (v_senders)));
+
   delete from convsync.webhook_losses l
   using convsync.contact_interaction_events e
   where l.page_id = p_page_id and e.page_id = p_page_id and e.message_id = l.message_id and e.conversation_id = any (v_ids);
@@ -816,7 +843,7 @@ end
 $$;
 comment on function convsync_api.erase_contact(text, text) is
 $c$Erases a person from a Page: every message, the name, the thread, what people noted, waiting edits, dead letters that mention
-them or a message of theirs. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
+them or a message of theirs, the words (metadata) of page events that do. The row of the conversation stays without a trace of the person. Facts up to erased_at are refused for
 ever, and so is whatever is told of a message of before, also if that came first; later ones start a new contact. Refusals are counted
 (list_refused_facts). What is not understood keeps no bytes if it names them or a message of before, unless each event in it tells a later time. Also for a person never seen: then conversation_id is null, and
 what comes later of before is refused. Returns counts. Errors: ZC001 no such Page (one that was removed is one), ZC003, ZC006; 40001, 40P01

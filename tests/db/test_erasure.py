@@ -301,6 +301,70 @@ def test_nothing_of_an_erased_person_is_left_and_nothing_of_others_is_gone(
     assert row["deleted_at"] == ERASED
 
 
+def notice(event_id: str, of: str, seconds: float, **more: Any) -> PageEvent:
+    event = {
+        "recipient": {"id": PAGE},
+        "timestamp": milliseconds(seconds),
+        "policy_enforcement": {"reason": of},
+    }
+    return PageEvent(PAGE, event_id, at(seconds), "policy_enforcement", {"webhook": event | more})
+
+
+@pytest.mark.parametrize("erased_first", [False, True])
+def test_a_notice_of_the_platform_that_names_them_loses_its_words(
+    service: Connection, owner: Connection, everything: Json, erased_first: bool
+) -> None:
+    """It is kept that it came, when and of which kind; no redelivery brings the words back."""
+    theirs = [
+        notice("e_person", f"MARKER: spam to {ADA}", 1),
+        notice("e_message", "MARKER", 2, mids=["m_ada1"]),
+        notice("e_waiting", "MARKER", 3, text='{"mid":"m_ada_later"}'),
+    ]
+    others = [notice("e_other", f"spam to {BOB}", 4), notice("e_nobody", "spam", 5)]
+    if erased_first:
+        erase(service)
+    ingest(service, *theirs, *others)
+    if not erased_first:
+        assert any("MARKER" in line for line in traces(owner))
+        erase(service)
+    for _ in range(2):
+        assert traces(owner) == []
+        stored = rows(
+            owner,
+            "select event_id, event_type, event_timestamp, metadata from convsync.page_events order by 3",
+        )
+        assert stored == [
+            {
+                "event_id": fact.event_id,
+                "event_type": fact.event_type,
+                "event_timestamp": fact.at,
+                "metadata": {"erased": True} if fact in theirs else fact.metadata,
+            }
+            for fact in theirs + others
+        ]
+        ingest(service, *theirs, *others)
+
+
+def test_a_notice_that_names_them_by_name_stays_without_its_words(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    """The name is forgotten with the person: that the event is known tells what must not be stored."""
+    by_name = notice("e_name", f"MARKER {NAME}", 1)
+    ingest(service, by_name)
+    erase(service)
+    ingest(service, by_name)
+    assert traces(owner) == []
+
+
+def test_a_notice_of_what_the_person_did_later_keeps_its_words(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    erase(service)
+    later = notice("e_later", f"spam to {ADA}", 3601)
+    ingest(service, later)
+    assert rows(owner, "select metadata from convsync.page_events") == [{"metadata": later.metadata}]
+
+
 def test_a_letter_that_names_a_message_by_a_number_goes_too(service: Connection, owner: Connection) -> None:
     """Ids come as numbers: then no quotes are around them."""
     ingest(service, told("7712345", 1, "MARKER", ADA), told("7712346", 1, "x", BOB))
@@ -930,6 +994,24 @@ def test_an_erasure_during_which_something_unreadable_comes(
         return ingest(session, letter, told("m_bob", 1, "x", BOB))
 
     do_first, do_second = (keep, erase) if letter_first else (erase, keep)
+    _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
+    late.result()
+    assert traces(owner) == []
+
+
+@pytest.mark.parametrize("notice_first", [True, False])
+def test_an_erasure_during_which_a_notice_of_the_platform_comes(
+    connect: Connect, owner: Connection, notice_first: bool
+) -> None:
+    first, second = connect(), connect()
+    for session in (first, second):
+        session.execute("select set_config('convsync.now', %s, false)", [ERASED.isoformat()])
+    ingest(first, told("m_ada1", 9, "MARKER", ADA))
+
+    def tell(session: Connection) -> object:
+        return ingest(session, notice("e_1", f"MARKER {ADA}", 9))
+
+    do_first, do_second = (tell, erase) if notice_first else (erase, tell)
     _, late = one_behind_the_other(owner, first, lambda: do_first(first), second, lambda: do_second(second))
     late.result()
     assert traces(owner) == []
