@@ -646,6 +646,46 @@ begin
 end
 $$;
 
+create or replace function convsync_api._letters_that_name(
+  p_page_id text, p_words text[], p_conversations bigint[], p_senders text[], p_but bigint[]
+)
+returns bigint[]
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  -- Of the Page's letters and those of no known Page, but for some: those with one of the words, or a message of the conversations or senders.
+  return array(
+    select t.dead_letter_id
+    from (
+      -- offset 0: each letter is taken apart once, not wherever one of its columns is used.
+      select f.dead_letter_id, f.raw || convert_to(chr(10) || f.forms, 'UTF8') as told, convsync_api._letter_words(f.forms) as words
+      from (
+        select l.dead_letter_id, l.raw, convsync_api._letter_forms(
+          convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')) as forms
+        from convsync.dead_letters l
+        where l.page_id in (p_page_id, '') and l.dead_letter_id <> all (p_but)
+        offset 0
+      ) f
+      offset 0
+    ) t
+    where convsync_api._mentions(t.told, p_words)
+      or exists (
+        select
+        from unnest(t.words) w (word)
+        join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
+        where e.conversation_id = any (p_conversations))
+      or exists (
+        select
+        from unnest(t.words) w (word)
+        join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
+        where a.sender_id = any (p_senders)));
+end
+$$;
+
 create or replace function convsync_api.erase_contact(p_page_id text, p_sender_id text)
 returns jsonb
 language plpgsql
@@ -666,6 +706,8 @@ declare
   v_threads text[];
   v_words text[];
   v_thread text;
+  v_looked_through bigint[];
+  v_named bigint[];
   v_events bigint;
   v_pending bigint;
   v_letters bigint;
@@ -707,7 +749,17 @@ begin
   end loop;
   v_ids := array(select k.conversation_id from unnest(v_keys) k);
   v_senders := array(select k.sender_id from unnest(v_keys) k);
+  v_words := array(
+    select p_sender_id where p_sender_id not like 'thread:%'
+    union select t.thread_id from unnest(v_threads) t (thread_id)
+    union select substr(p_sender_id, 8) where p_sender_id like 'thread:_%'
+    union select substr(p_sender_id, 10) where p_sender_id like 'user_ref:_%'
+    union select c.sender_name from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
   -- Dead letters have no conversation to be locked: those that are being kept are waited for, and what comes after finds the tombstone.
+  -- Nobody can keep one meanwhile, so all that are here already are looked through before that. (A letter's bytes never change.)
+  v_looked_through := array(select d.dead_letter_id from convsync.dead_letters d where d.page_id in (p_page_id, ''));
+  v_named := convsync_api._letters_that_name(p_page_id, v_words, v_ids, v_senders, array[]::bigint[]);
   perform pg_advisory_xact_lock(1668183670, 14);
   v_now := convsync_api._now();
 
@@ -746,38 +798,9 @@ begin
   on conflict on constraint erased_messages_pkey do nothing;
 
   -- Dead letters that name them, or a message of theirs.
-  v_words := array(
-    select p_sender_id where p_sender_id not like 'thread:%'
-    union select t.thread_id from unnest(v_threads) t (thread_id)
-    union select substr(p_sender_id, 8) where p_sender_id like 'thread:_%'
-    union select substr(p_sender_id, 10) where p_sender_id like 'user_ref:_%'
-    union select c.sender_name from convsync.messenger_conversations c
-      where c.page_id = p_page_id and c.conversation_id = any (v_ids) and length(c.sender_name) > 3);
+  v_named := v_named || convsync_api._letters_that_name(p_page_id, v_words, v_ids, v_senders, v_looked_through);
   delete from convsync.dead_letters d
-  using (
-    -- offset 0: each letter is taken apart once, not wherever one of its columns is used.
-    select f.page_id, f.dead_letter_id, f.raw || convert_to(chr(10) || f.forms, 'UTF8') as told, convsync_api._letter_words(f.forms) as words
-    from (
-      select l.page_id, l.dead_letter_id, l.raw, convsync_api._letter_forms(
-        convsync_api._letter_text(l.raw) || chr(10) || l.reason || chr(10) || coalesce(l.resolution, '')) as forms
-      from convsync.dead_letters l
-      where l.page_id = p_page_id or l.page_id = ''
-      offset 0
-    ) f
-    offset 0
-  ) t
-  where d.page_id = t.page_id and d.dead_letter_id = t.dead_letter_id
-    and (convsync_api._mentions(t.told, v_words)
-      or exists (
-        select
-        from unnest(t.words) w (word)
-        join convsync.contact_interaction_events e on e.page_id = p_page_id and e.message_id = w.word
-        where e.conversation_id = any (v_ids))
-      or exists (
-        select
-        from unnest(t.words) w (word)
-        join convsync.pending_amendments a on a.page_id = p_page_id and a.message_id = w.word
-        where a.sender_id = any (v_senders)));
+  where d.page_id in (p_page_id, '') and d.dead_letter_id = any (v_named);
   get diagnostics v_letters = row_count;
 
   -- And what the platform said to the Page of them: that it did is left.

@@ -999,6 +999,26 @@ def test_an_erasure_during_which_something_unreadable_comes(
     assert traces(owner) == []
 
 
+def test_letters_are_looked_through_before_anybody_is_kept_waiting(
+    connect: Connect, service: Connection, owner: Connection
+) -> None:
+    """What is done to a letter while the erasure still waits for its lock comes too late to save it."""
+    ingest(service, told("m_ada1", 9, "MARKER", ADA), DeadLetter(PAGE, "not understood", ADA.encode()))
+    keeping, erasing = connect(), connect()
+    keeping.execute("begin")
+    ingest(keeping, DeadLetter(PAGE, "not understood", b"MARKER of " + ADA.encode()), source="sync")
+    waiting: LiteralString = (
+        "select from pg_locks where pid = %(pid)s and locktype = 'advisory' and not granted"
+    )
+    with ThreadPoolExecutor(1) as thread:
+        late = thread.submit(erase, erasing)
+        eventually(lambda: late.done() or rows(owner, waiting, pid=erasing.info.backend_pid))
+        owner.execute("update convsync.dead_letters set raw = 'of nobody'")
+        keeping.execute("commit")
+    assert late.result()["dead_letters"] == 2
+    assert traces(owner) == []
+
+
 @pytest.mark.parametrize("notice_first", [True, False])
 def test_an_erasure_during_which_a_notice_of_the_platform_comes(
     connect: Connect, owner: Connection, notice_first: bool
