@@ -299,7 +299,8 @@ begin
   join convsync.messenger_conversations c on c.page_id = k.page_id and c.conversation_id = k.conversation_id
   where (k.created or v_gone is not null or v_waited)
     and num_nonnulls(c.sender_name_at, c.thread_id_at, c.unread_count_at, c.snippet_at, c.can_reply_at, c.reported_count_at,
-      c.updated_time_at, c.read_watermark, c.delivered_watermark, c.last_inbound_time, c.assignee, c.note) = 0
+      c.updated_time_at, c.read_watermark, c.delivered_watermark, c.last_inbound_time, c.gone_confirmed_at, c.assignee, c.note,
+      c.timezone) = 0
     and c.tags = '{}' and c.conversation_status = 'active'
     and not exists (
       select from convsync.contact_interaction_events e where e.page_id = c.page_id and e.conversation_id = c.conversation_id)

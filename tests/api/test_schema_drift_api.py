@@ -120,6 +120,7 @@ async def test_status_counts_what_was_refused(
         "at": "2025-03-01T12:00:00Z",
     }
     for page, times in ((PAGE, 17), (OTHER_PAGE, 23)):
+        owner.execute("select convsync_api.add_page(%s)", [page])
         owner.execute("select convsync_api.erase_contact(%s, %s)", [page, PERSON])
         owner.execute(
             "select from convsync_api.ingest(%s, 'sync')",

@@ -534,6 +534,7 @@ STATE = (
     "sync_runs",
     "sync_cursors",
     "sync_batches",
+    "thread_proofs",
     "call_budgets",
 )
 FENCED: dict[str, LiteralString] = {
@@ -542,6 +543,8 @@ FENCED: dict[str, LiteralString] = {
         select * from convsync_api.apply_sync_page('1001', %(run)s, %(fence)s, 'list', '', null, 'c_2', now(),
           %(facts)s, '[{"thread_id": "t_9", "sender_id": "2009", "read": "unread"}]')
     """,
+    "apply_confirmation": """
+        select convsync_api.apply_confirmation('1001', %(run)s, %(fence)s, 'confirm', 't_1', now(), true)""",
     "restart_sync_list": "select convsync_api.restart_sync_list('1001', %(run)s, %(fence)s, 'c_1')",
     "fail_sync_batch": """
         select convsync_api.fail_sync_batch('1001', %(run)s, %(fence)s, 'list', '', null, 3, '{}')

@@ -41,6 +41,7 @@ def test_an_empty_database_has_nothing_that_waits(service: Connection) -> None:
     assert metrics(service) == {
         "dead_letters": [],
         "refused_facts": [],
+        "webhook_losses": [],
         "held_back": 0,
         "held_seconds": 0,
         "consumers": [],

@@ -163,6 +163,7 @@ async def test_poison_and_dead_letters_are_told_by_their_reason(service: Service
 
 
 async def test_refused_facts_are_counted_by_source_and_reason(service: Service, owner: Owner) -> None:
+    owner.execute("select convsync_api.add_page(%s)", [PAGE])
     owner.execute("select convsync_api.erase_contact(%s, %s)", [PAGE, PERSON])
     before = await samples(service)
     for source in ("webhook", "sync", "sql", "import"):

@@ -80,7 +80,7 @@ async def test_an_answer_comes_with_everything_the_headers_say() -> None:
         answer = await graph.get(node_path("1", "conversations"), {"limit": 25, "after": "Q=="}, TOKEN)
     assert answer.data == {"data": []}
     assert answer.usage is not None
-    assert answer.usage.percent == 12
+    assert answer.usage.app_percent == 12
     assert (answer.status, answer.trace_id, answer.version) == (200, "AbC", "v25.0")
     assert answer.ms >= 0
     request = server.requests[0]
@@ -188,7 +188,7 @@ async def test_a_body_that_is_no_json_object_has_its_row_of_the_catalogue(
     assert error.rule.name == entry
     assert (error.http_status, error.trace_id, error.request_id) == (status, "T1", "R1")
     assert error.usage is not None
-    assert error.usage.percent == 7
+    assert error.usage.app_percent == 7
 
 
 async def test_a_truncated_answer_is_transient_and_what_its_headers_said_is_kept() -> None:
@@ -204,7 +204,7 @@ async def test_a_truncated_answer_is_transient_and_what_its_headers_said_is_kept
     error = await failure(handler)
     assert (error.rule.name, error.http_status, error.trace_id) == ("truncated_answer", 200, "T2")
     assert error.usage is not None
-    assert error.usage.percent == 98
+    assert error.usage.app_percent == 98
 
 
 async def test_a_connection_cut_before_the_answer_is_one_attempt_and_transient() -> None:
@@ -395,7 +395,7 @@ async def test_a_header_that_the_database_could_not_keep_does_not_fail_the_call(
     ):
         answer = await graph.get("1", {}, TOKEN)
     assert answer.usage is not None
-    assert answer.usage.percent == 12
+    assert answer.usage.app_percent == 12
     assert "\x00" not in str(answer.usage.as_json())
 
 

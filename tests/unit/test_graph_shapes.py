@@ -379,7 +379,7 @@ def test_answers_of_a_batch_have_their_own_status_usage_and_error() -> None:
     assert isinstance(refused, GraphError)
     assert (refused.rule.name, refused.http_status, refused.trace_id) == ("unsupported_get", 400, "Body1")
     assert refused.usage is not None
-    assert refused.usage.percent == 7
+    assert refused.usage.app_percent == 7
     assert isinstance(page, GraphAnswer)
     assert (page.data["name"], page.version, page.status) == ("Harbour", "v25.0", 200)
     others = [one.rule.name for one in (late, web, down, dead, odd) if isinstance(one, GraphError)]
