@@ -152,14 +152,14 @@ begin
       count(m.live) filter (where not m.live) as deleted,
       coalesce(bit_xor(m.high) filter (where not m.live), 0) as gone_high, coalesce(bit_xor(m.low) filter (where not m.live), 0) as gone_low
     from (
-      select o.conversation_id, o.sender_id, o.page_id
+      select o.conversation_id, o.sender_id, o.page_id, o.deleted_at
       from convsync.messenger_conversations o
       where o.page_id = p_page_id and o.conversation_id > p_after and o.sender_id not like 'erased:%'
       order by o.conversation_id
       limit p_limit
     ) c
     left join lateral (
-      select e.deleted_at is null as live, ('x' || substr(h.hex, 1, 16))::bit(64)::bigint as high,
+      select e.deleted_at is null and c.deleted_at is null as live, ('x' || substr(h.hex, 1, 16))::bit(64)::bigint as high,
         ('x' || substr(h.hex, 17, 16))::bit(64)::bigint as low
       from convsync.contact_interaction_events e
       cross join lateral (
@@ -177,7 +177,7 @@ end
 $$;
 comment on function convsync_api.conversation_checksums(text, timestamptz, bigint, integer) is
 $c$A checksum of the live messages of each conversation (person, id, direction, second and text of each, in no order), and one of
-those that were taken back, which a mirror that was made later never had. Only messages since p_from; by conversation_id those after p_after, at
+those that were taken back or are gone with their conversation, which a mirror that was made later never had. Only messages since p_from; by conversation_id those after p_after, at
 most p_limit (null: all). Two mirrors hold the same of a person if both give the same. Reads every message it tells of.$c$;
 
 create or replace function convsync_api.mirror_checksum(p_page_id text, p_from timestamptz default null)
@@ -321,10 +321,11 @@ as $$
     count(*) filter (where e.direction = 'out')
   from convsync.webhook_losses l
   join convsync.contact_interaction_events e on e.page_id = l.page_id and e.message_id = l.message_id
+  join convsync.messenger_conversations c on c.page_id = e.page_id and c.conversation_id = e.conversation_id
   where l.page_id = p_page_id and l.event_timestamp >= p_from and (p_to is null or l.event_timestamp < p_to)
     and l.event_timestamp <= (select convsync_api._now() - convsync_api._loss_grace())
-    -- What its sender took back, nobody has lost.
-    and e.deleted_at is null
+    -- What its sender took back, nobody has lost, nor what is gone with its conversation.
+    and e.deleted_at is null and c.deleted_at is null
   group by 1
   order by 1;
 $$;
@@ -452,7 +453,7 @@ begin
       or (v_event.source = 'sync' and v_event.text_original is not null) end,
     'graph_copy', case when v_event.message_id is not null then v_event.graph_at is not null end,
     'loss', case when v_loss.message_id is not null then jsonb_build_object('learnt_at', v_loss.learnt_at,
-      'counts', v_event.deleted_at is null and v_loss.event_timestamp <= convsync_api._now() - convsync_api._loss_grace()) end,
+      'counts', v_event.deleted_at is null and v_conversation ->> 'deleted_at' is null and v_loss.event_timestamp <= convsync_api._now() - convsync_api._loss_grace()) end,
     'stored', case when v_event.message_id is not null then
       to_jsonb(v_event) || jsonb_build_object('conversation_id', v_event.conversation_id::text) - '{page_id,message_id}'::text[] end,
     'waiting', case when v_waiting.message_id is not null then to_jsonb(v_waiting) - '{page_id,message_id}'::text[] end,

@@ -179,16 +179,19 @@ begin
     (select min(c.sender_id) from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = b.thread_id),
     p.verified_through - convsync_api._overlap(), p_now
   from (
-    select b.thread_id, max(b.failed_at) as failed_at
+    select distinct on (b.thread_id) b.thread_id, b.failed_at, b.error ->> 'class' as class
     from convsync.sync_batches b
     join convsync.sync_runs r on r.page_id = b.page_id and r.run_id = b.run_id
-    -- What Graph says is gone is no matter of trying again.
-    where b.page_id = p_page_id and b.kind = 'thread' and b.status = 'failed' and b.error ->> 'class' is distinct from 'gone'
-      and r.status = 'partial'
-    group by b.thread_id
+    -- A partial run that was retried may have ended otherwise since.
+    where b.page_id = p_page_id and b.kind = 'thread' and b.status = 'failed' and r.status in ('partial', 'failed', 'cancelled')
+    order by b.thread_id, b.failed_at desc
   ) b
   left join convsync.thread_proofs p on p.page_id = p_page_id and p.thread_id = b.thread_id
-  where p.verified_at is null or p.verified_at < b.failed_at
+  -- What Graph says is gone is no matter of trying again, whatever it said before.
+  where b.class is distinct from 'gone' and (p.verified_at is null or p.verified_at < b.failed_at)
+    and coalesce((
+      select bool_or(c.deleted_at is null) from convsync.messenger_conversations c
+      where c.page_id = p_page_id and c.thread_id = b.thread_id), true)
   order by b.thread_id;
 end
 $$;
@@ -616,16 +619,17 @@ declare
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   update convsync.sync_cursors s
-  set last_cursor = null, oldest_updated = null, restarts = s.restarts + 1, pages_applied = 0, messages_read = 0,
+  set last_cursor = null, oldest_updated = null, restarts = s.restarts + 1, pages_applied = 0, messages_read = 0, unreadable = 0,
     updated_at = convsync_api._now()
-  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = case p_thread_id when '' then 'list' else 'thread' end
+  where s.page_id = p_page_id and s.run_id = p_run_id
+    and case p_thread_id when '' then s.kind = 'list' else s.kind in ('thread', 'contact') end
     and s.thread_id = p_thread_id and s.last_cursor = p_cursor and not s.completed
   returning s.restarts into v_restarts;
   return v_restarts;
 end
 $$;
 comment on function convsync_api.restart_sync_list(text, bigint, bigint, text, text) is
-$c$Graph refused p_cursor: read the list (or the thread) from the front again. Returns how often that happened in this run; null
+$c$Graph refused p_cursor: read the list (or the thread, or what is listed of the person p_thread_id) from the front again. Returns how often that happened in this run; null
 when the cursor has moved on already. Errors: ZC004.$c$;
 
 create or replace function convsync_api._walk_known_contacts(p_page_id text, p_run_id bigint, p_now timestamptz)
@@ -807,6 +811,10 @@ begin
         select from convsync.sync_batches b
         where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed' and b.error ->> 'entry' = 'listing_refused')
       then 'listing_refused' else 'failed_batches' end;
+  elsif exists (select from convsync.sync_cursors s where s.page_id = p_page_id and s.run_id = p_run_id and s.failed) then
+    -- Whose batch went with a person who was erased.
+    v_status := 'partial';
+    v_reason := 'failed_batches';
   else
     v_status := 'succeeded';
   end if;

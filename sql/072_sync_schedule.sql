@@ -107,10 +107,11 @@ as $$
     where (p_page_id is null or p.page_id = p_page_id) and p.removed_at is null and p.added_at is not null
       and p.token_state in ('unchecked', 'valid')
   ), planned as (
-    select p.page_id, p.added_at, m.mode, m.kind, m.every
+    select p.page_id, p.added_at, m.mode, m.kind, m.every, m.at_leisure
     from pages p
     join (
-      select v.mode, v.kind, v.walked, case v.mode when 'reconcile' then s.reconcile_interval else s.sync_interval end as every
+      select v.mode, v.kind, v.walked, case v.mode when 'reconcile' then s.reconcile_interval else s.sync_interval end as every,
+        greatest(s.sync_interval, s.reconcile_interval) as at_leisure
       from convsync_api._sync_schedule() s
       cross join (values ('full', 'walk', false), ('incremental', 'incremental', true), ('reconcile', 'walk', true)) v (mode, kind, walked)
     ) m on m.walked = p.walked
@@ -123,7 +124,8 @@ as $$
         where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status = 'paused')
   ), dated as (
     select n.page_id, n.mode,
-      coalesce(l.began_at, walk.began_at, n.added_at) + n.every
+      -- A full one that could not finish the list began at its front and spent what calls there are: not at once again.
+      coalesce(l.began_at, walk.began_at, n.added_at) + case when n.mode = 'full' and l.statuses[1] = 'partial' then n.at_leisure else n.every end
         -- One failure: twice as long; two in a row: four times.
         * case when l.statuses = '{failed,failed}' then 4 when l.statuses[1] = 'failed' then 2 else 1 end
         -- 0.9 to 1.1, the same for everybody who asks: Pages that were added together do not stay together.
@@ -156,7 +158,7 @@ comment on function convsync_api.due_syncs(text[], text) is
 $c$The syncs that are due, the longest due first: of every Page with a usable token a full one until its list was read to the
 end once, from then on incremental and reconcile ones, unless one of the kind is at work or paused. Due is the beginning of the last one of its kind (for
 a new Page, when it was added) and the interval of set_sync_schedule, 10 % more or less; twice that after a failed run, four times after
-two. p_modes: only these; p_page_id: of this Page.$c$;
+two; after a full one that was partial the longer of the two intervals. p_modes: only these; p_page_id: of this Page.$c$;
 
 create or replace function convsync_api.begin_due_sync(
   p_page_id text, p_mode text, p_owner text default null, p_lease_seconds numeric default 15, p_request_id text default null,

@@ -443,7 +443,9 @@ begin
   elsif p_kind = 'confirm' and p_found then
     -- There, and not in the list. It is read now, since no list will ask for it, and then left alone until that is due again.
     insert into convsync.thread_proofs as p (page_id, thread_id, hidden_until)
-    values (p_page_id, p_thread_id, v_now + interval '30 days')
+    select p_page_id, p_thread_id, v_now + interval '30 days'
+    -- Not of a person who was erased while it was asked for.
+    where exists (select from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = p_thread_id)
     on conflict on constraint thread_proofs_pkey do update
     set hidden_until = excluded.hidden_until;
     insert into convsync.sync_cursors

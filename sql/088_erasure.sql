@@ -843,17 +843,20 @@ begin
   delete from convsync.thread_proofs t where t.page_id = p_page_id and t.thread_id = any (v_threads);
   delete from convsync.sync_cursors s
   where s.page_id = p_page_id
-    and ((s.kind = 'thread' and s.thread_id = any (v_threads)) or (s.kind = 'contact' and s.thread_id = any (v_senders)));
+    and ((s.kind in ('thread', 'confirm', 'control') and s.thread_id = any (v_threads)) or (s.kind = 'contact' and s.thread_id = any (v_senders)));
   update convsync.sync_cursors s
   set sender_id = null
   where s.page_id = p_page_id and s.sender_id = p_sender_id;
   update convsync.sync_cursors s
   set last_conversation_id = null
   where s.page_id = p_page_id and s.last_conversation_id = any (v_threads);
+  update convsync.sync_cursors s
+  set share_thread = null
+  where s.page_id = p_page_id and s.share_thread = any (v_threads);
   update convsync.sync_batches b
   set thread_id = 'erased:' || v_ids[1], cursor = null, error = b.error - 'message', status = 'resolved', resolved_at = v_now
   where b.page_id = p_page_id
-    and ((b.kind = 'thread' and b.thread_id = any (v_threads)) or (b.kind = 'contact' and b.thread_id = any (v_senders)));
+    and ((b.kind in ('thread', 'confirm', 'control') and b.thread_id = any (v_threads)) or (b.kind = 'contact' and b.thread_id = any (v_senders)));
 
   -- A row that was inserted for the lock only: nobody has seen it.
   delete from convsync.messenger_conversations c

@@ -407,6 +407,31 @@ def test_who_erases_waits_for_the_page_that_is_being_applied(
     assert traces(owner) == []
 
 
+def test_what_asked_whether_their_thread_is_gone_goes_too(
+    service: Connection, owner: Connection, everything: Json
+) -> None:
+    values = {"page": PAGE, "run": everything["run_id"], "thread": THREAD}
+    owner.execute(
+        """update convsync.sync_cursors set share_before = now(), share_thread = %(thread)s
+           where kind = 'list'""",
+        values,
+    )
+    for kind in ("confirm", "control"):
+        owner.execute(
+            """insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, failed)
+               values (%(page)s, %(run)s, %(kind)s, %(thread)s, %(failed)s)""",
+            {**values, "kind": kind, "failed": kind == "control"},
+        )
+    owner.execute(
+        """insert into convsync.sync_batches
+             (page_id, run_id, batch, kind, thread_id, status, attempts, error, progress)
+           values (%(page)s, %(run)s, 1, 'control', %(thread)s, 'failed', 1, '{"message": "MARKER"}', 1)""",
+        values,
+    )
+    erase(service)
+    assert traces(owner) == []
+
+
 def test_the_same_person_on_another_page_is_another_contact(service: Connection, owner: Connection) -> None:
     ingest(service, told("m_1", sender=ADA), told("m_1", sender=ADA, page=OTHER_PAGE))
     erase(service)

@@ -24,7 +24,7 @@ from sessions import (
     told,
 )
 
-from convsync.facts import DeadLetter, Edit, Fact, Json, Message, Reaction, Thread, Unsend, dump
+from convsync.facts import DeadLetter, Edit, Fact, Gone, Json, Message, Reaction, Thread, Unsend, dump
 
 MID, MINUTE = "m_$cAAB/1", 60
 
@@ -511,6 +511,19 @@ def test_what_its_sender_took_back_is_no_loss(subscribed: Connection) -> None:
     ingest(subscribed, Unsend(PAGE, ADA, "m_1", at(700)))
     clock(subscribed, 10_000)
     assert losses(subscribed) == {"0": (1, 0)}
+
+
+def test_what_is_gone_with_its_conversation_is_no_loss_and_not_held(subscribed: Connection) -> None:
+    """A mirror that is made later never hears of it."""
+    ingest(subscribed, read("m_1", 100, 600), read("m_2", 100, 600, sender=BOB), source="sync")
+    clock(subscribed, 10_000)
+    assert losses(subscribed) == {"0": (2, 0)}
+    ada = checksums(subscribed)[ADA]
+    ingest(subscribed, Gone(PAGE, BOB, at(9000)), source="sync")
+    assert losses(subscribed) == {"0": (1, 0)}
+    assert life(subscribed, "m_2")["loss"]["counts"] is False
+    assert checksums(subscribed) == {ADA: ada, BOB: "0" * 32}
+    assert (checksum(subscribed)["checksum"], checksum(subscribed)["messages"]) == (ada, 1)
 
 
 def test_event_that_is_no_message_and_other_ways_in_are_no_loss(subscribed: Connection) -> None:

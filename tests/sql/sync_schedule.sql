@@ -1,6 +1,6 @@
 -- Which syncs are due, how fresh a Page is, how long a run still takes: all of it by the clock, which is moved here.
 begin;
-select plan(89);
+select plan(96);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -166,6 +166,17 @@ select is(pg_temp.freshness(321), 'late webhooks_silent as of 17:00', 'it is lat
 select lives_ok($$select * from convsync_api.ingest('[{"kind": "message", "page_id": "100", "sender_id": "2001", "message_id": "m_2", "direction": "in", "event_type": "message",
   "at": "2026-03-01T17:21:00Z", "text": "hello"}]', 'webhook')$$, 'until a webhook comes');
 select is(pg_temp.freshness(322), 'fresh as of 17:00', 'again');
+
+-- A list that cannot be finished
+
+select is(pg_temp.at(1000), '', 'later');
+select lives_ok('select convsync_api.set_sync_schedule(900, 86400)', 'each quarter of an hour, and once a day');
+select lives_ok($$select convsync_api.add_page('103', p_token_sealed => '\x01', p_token_key_id => 'k')$$, 'a Page with a token');
+select ok(pg_temp.begin_sync('full', '103'), 'is read for the first time');
+select is(convsync_api.fail_sync_batch('103', pg_temp.run('103'), pg_temp.fence('103'), 'list', null, null, 3, '{"class": "transient"}'), 1, 'and its list breaks off');
+select is(pg_temp.finish(null, '103'), 'partial', 'so that is partial');
+select ok(pg_temp.due_from('full', '103') between 1000 + 0.9 * 1440 and 1000 + 1.1 * 1440,
+  'and does not begin again before a day is over: each would read all that is known');
 
 select * from finish();
 rollback;

@@ -367,6 +367,28 @@ async def test_thread_that_failed_is_taken_up_by_the_next_however_far_down_it_is
         assert world.calls() == 1
 
 
+async def test_thread_that_failed_and_is_gone_since_is_not_asked_for_for_ever(database: Any) -> None:
+    async with open_world(
+        database,
+        clock=FastTime(1),
+        messages=30.0,
+        max_conversations_per_call=4,
+        max_messages_per_call=20,
+        **past(),
+    ) as world:
+        thread = max(newest_first(world)[30:], key=lambda one: one.message_count)
+        broken = world.simulator.faults.add(f"/{thread.thread_id}/messages", "error", code=2)
+        assert (await world.sync()).status == "partial"
+        world.simulator.faults.remove(broken.fault_id)
+        world.simulator.population.remove(thread)
+        assert (await world.sync("incremental")).status == "partial"
+        world.simulator.calls.reset()
+
+        assert (await world.sync("incremental")).status == "succeeded"
+
+        assert world.calls() == 1
+
+
 async def test_erased_person_is_neither_read_again_nor_brought_back(small: World) -> None:
     thread = next(one for one in newest_first(small)[:20] if one.message_count > 30 and one.customer_id)
     await small.store.erase_contact(page_id=small.page_id, sender_id=thread.customer_id)
