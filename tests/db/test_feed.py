@@ -103,12 +103,9 @@ def test_the_lag_names_who_holds_the_feed_back(connect: Connect, service: Connec
     eventually(lambda: lag()["held_back"] == 0)
     ingest(service, told("m_b1", 1, sender=BOB))
     ingest(service, told("m_b2", 2, sender=BOB))
-    found = lag()
-    assert found["held_back"] == 2
-    assert (found["blocking_pid"], found["blocking_application"]) == (
-        slow.info.backend_pid,
-        "a slow report",
-    )
+    # Another test's transaction on the same server may be older, for a moment.
+    found = eventually(lambda: (row := lag())["blocking_pid"] == slow.info.backend_pid and row)
+    assert (found["held_back"], found["blocking_application"]) == (2, "a slow report")
     assert found["blocking_since"] is not None
     assert found["held_since"] is not None
     slow.execute("rollback")
