@@ -40,7 +40,7 @@ from convsync.facts import (
 )
 
 EXAMPLES = int(os.environ.get("CONVSYNC_LONG_PROPERTY", "60"))
-CAUGHT_WITHIN = 600
+CAUGHT_WITHIN = 200
 
 START = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 TABLES: dict[str, LiteralString] = {
