@@ -22,6 +22,7 @@ from api_support import (
     Json,
     Owner,
     at,
+    eventually,
     said,
 )
 
@@ -276,13 +277,24 @@ async def test_edits_of_a_locked_conversation_do_not_keep_the_others_out(
 ) -> None:
     """As many as the service has connections: they are told to try again, and webhooks go on being taken."""
     number = await api.tell(said("m_1"))
-    with psycopg.connect(database.owner_url) as idle:
+    with (
+        psycopg.connect(database.owner_url) as idle,
+        psycopg.connect(database.owner_url, autocommit=True) as watcher,
+    ):
+
+        async def waiting() -> bool | None:
+            row = watcher.execute(
+                """select from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'"""
+            ).fetchone()
+            return None if row is None else True
+
         idle.execute("select from convsync.messenger_conversations for update")
         edits = [
             asyncio.create_task(api("PATCH", f"{LIST}/{number}", {"note": "x"}, headers={"If-Match": '"1"'}))
             for _ in range(settings.pool_max)
         ]
-        await asyncio.sleep(0.5)
+        await eventually(waiting)
         event = {
             "sender": {"id": OTHER_PERSON},
             "recipient": {"id": PAGE},
