@@ -391,8 +391,10 @@ begin
       -- Graph has whole seconds.
       and f.at < (
         select date_trunc('second', r.started_at) from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id)
+      -- By the fact's Page: of p_page_id the planner may know that it has no messages, from before it had any, and would look
+      -- through all of them for each fact.
       and not exists (
-        select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = f.message_id);
+        select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id);
   end if;
 
   v_judged := convsync_api._judge_page(v_cursor, p_next_cursor, p_observed_at, p_facts, p_threads);

@@ -78,6 +78,7 @@ begin
   -- for each thread how far the read has come ({thread_id, boundary_at, boundary_ids, listed_count}). p_threads has of each
   -- thread_id, sender_id, message_count, read, cursor (null on its first page), boundary_at, boundary_ids and listed_count of the
   -- pages before, unreadable_ids (of items that have no more than that), nameless (items without an id).
+  -- The Page is a column all the way: of a constant the planner may know that it has no messages, from before it had any.
   select array_agg(t.thread_id) into v_known
   from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text)
   where exists (
@@ -102,7 +103,7 @@ begin
       group by 1
       having count(distinct f.value ->> 'sender_id') = 1
     ), listing as materialized (
-      select t.thread_id, a.sender_id, l.listed_count, r.*
+      select p_page_id as page_id, t.thread_id, a.sender_id, l.listed_count, r.*
       from jsonb_to_recordset(p_threads) t (thread_id text, message_count integer, read text, cursor text,
         boundary_at timestamptz, boundary_ids text[], listed_count integer, unreadable_ids text[], nameless integer)
       left join alone a on a.thread_id = t.thread_id
@@ -122,15 +123,15 @@ begin
       select c.sender_id, e.message_id
       from listing l
       cross join lateral (
-        select o.conversation_id, o.sender_id, o.in_several_threads
+        select o.page_id, o.conversation_id, o.sender_id, o.in_several_threads
         from convsync.messenger_conversations o
-        where o.page_id = p_page_id and o.thread_id = l.thread_id
+        where o.page_id = l.page_id and o.thread_id = l.thread_id
         union all
-        select o.conversation_id, o.sender_id, o.in_several_threads
+        select o.page_id, o.conversation_id, o.sender_id, o.in_several_threads
         from convsync.messenger_conversations o
-        where o.page_id = p_page_id and o.thread_id is null and o.sender_id = l.sender_id
+        where o.page_id = l.page_id and o.thread_id is null and o.sender_id = l.sender_id
       ) c
-      join convsync.contact_interaction_events e on e.page_id = p_page_id and e.conversation_id = c.conversation_id
+      join convsync.contact_interaction_events e on e.page_id = c.page_id and e.conversation_id = c.conversation_id
       where not c.in_several_threads and e.in_thread and e.deleted_at is null and e.received_at < p_granted_at
         and e.event_timestamp >= l.after_at + interval '1 second' and e.event_timestamp < l.upto_at + interval '1 second'
         -- What neither Graph nor a webhook ever told cannot be missed there.
