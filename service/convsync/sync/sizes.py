@@ -59,9 +59,11 @@ _FULL: Final = {
 }
 
 
-def list_place(cursor: str | None, mode: str = "full") -> Place:
-    """The page of a Page's list at `cursor`; all modes but `full` look for what has changed."""
-    return Place("list" if mode == "full" else "changes", cursor or "")
+def list_place(cursor: str | None, mode: str = "full", walk_pass: int = 1) -> Place:
+    """The page of a Page's list at `cursor`. All modes but `full` look for what has changed, and so does who reads
+    the front once more.
+    """
+    return Place("list" if mode == "full" and walk_pass == 1 else "changes", cursor or "")
 
 
 def thread_place(thread_id: str, cursor: str | None) -> Place:

@@ -403,7 +403,7 @@ class Walker:
 
     def _place(self, work: Work) -> Place:
         if work.kind == "list":
-            return list_place(work.cursor, self._mode)
+            return list_place(work.cursor, self._mode, work.walk_pass)
         if work.kind == "contact":
             return person_place(work.thread_id, work.cursor)
         return thread_place(work.thread_id, work.cursor)
