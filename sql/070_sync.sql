@@ -597,13 +597,13 @@ begin
   update convsync.messenger_conversations c
   set history_complete_at = greatest(c.history_complete_at, p_observed_at)
   from (
-    select o.conversation_id
-    from convsync.messenger_conversations o
-    where o.page_id = p_page_id and o.thread_id = any (p_threads)
+    select o.page_id, o.conversation_id
+    from (select p_page_id as page_id, unnest(p_threads) as thread_id) t
+    join convsync.messenger_conversations o on o.page_id = t.page_id and o.thread_id = t.thread_id
     order by o.page_id, o.sender_id
-    for no key update
+    for no key update of o
   ) t
-  where c.page_id = p_page_id and c.conversation_id = t.conversation_id;
+  where c.page_id = t.page_id and c.conversation_id = t.conversation_id;
 end
 $$;
 
