@@ -18,6 +18,23 @@ as $$
   group by b.thread_id;
 $$;
 
+-- What complete means, for all who say it.
+create or replace function convsync_api._is_complete(
+  p_history_complete_at timestamptz, p_in_several_threads boolean, p_deleted_at timestamptz, p_full_read_at timestamptz,
+  p_unreadable integer, p_verified_at timestamptz, p_failed_at timestamptz
+)
+returns boolean
+language plpgsql
+immutable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_history_complete_at is not null and not p_in_several_threads and p_deleted_at is null
+    and p_full_read_at is not null and p_unreadable = 0 and not coalesce(p_failed_at > coalesce(p_verified_at, '-infinity'), false);
+end
+$$;
+
 create or replace function convsync_api._certificate(p_page convsync.pages)
 returns jsonb
 language sql
@@ -39,33 +56,29 @@ as $$
       select jsonb_build_object('run_id', r.run_id::text, 'mode', r.mode, 'status', r.status, 'started_at', r.started_at,
         'finished_at', r.finished_at)
       from convsync.sync_runs r
-      join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.thread_id = ''
-      where r.page_id = p_page.page_id and r.mode in ('full', 'reconcile') and s.completed
+      where r.page_id = p_page.page_id and r.list_walked and r.mode in ('full', 'reconcile')
       order by r.run_id desc
       limit 1
     ),
-    'deleted', g.deleted,
-    'erased', g.erased,
+    'deleted', n.deleted,
+    'erased', n.erased,
     'purged_before', p_page.purged_before
   )
   from (
-    -- What complete means is said once more in certificate_conversations.
-    select count(*) as conversations, count(*) filter (where c.complete) as complete, min(c.verified_at) filter (where c.complete) as verified_since,
-      coalesce(sum(c.unreadable), 0) as unreadable
-    from (
-      select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete,
-        p.verified_at, p.unreadable
-      from convsync.messenger_conversations c
-      left join convsync.thread_proofs p on p.page_id = p_page.page_id and p.thread_id = c.thread_id
-      left join convsync_api._failed_threads(p_page.page_id) f on f.thread_id = c.thread_id and f.failed_at > coalesce(p.verified_at, '-infinity')
-      where c.page_id = p_page.page_id and c.deleted_at is null
-    ) c
-  ) n
-  cross join (
-    select count(*) filter (where c.sender_id not like 'erased:%') as deleted, count(*) filter (where c.sender_id like 'erased:%') as erased
+    select count(*) filter (where c.deleted_at is null) as conversations,
+      count(*) filter (where d.complete) as complete, min(p.verified_at) filter (where d.complete) as verified_since,
+      coalesce(sum(p.unreadable) filter (where c.deleted_at is null), 0) as unreadable,
+      count(*) filter (where c.deleted_at is not null and c.sender_id not like 'erased:%') as deleted,
+      count(*) filter (where c.deleted_at is not null and c.sender_id like 'erased:%') as erased
     from convsync.messenger_conversations c
-    where c.page_id = p_page.page_id and c.deleted_at is not null
-  ) g;
+    left join convsync.thread_proofs p on p.page_id = p_page.page_id and p.thread_id = c.thread_id
+    left join convsync_api._failed_threads(p_page.page_id) f on f.thread_id = c.thread_id
+    cross join lateral (
+      select convsync_api._is_complete(c.history_complete_at, c.in_several_threads, c.deleted_at, p.full_read_at, p.unreadable,
+        p.verified_at, f.failed_at) as complete
+    ) d
+    where c.page_id = p_page.page_id
+  ) n;
 $$;
 
 create or replace function convsync_api.certificate(p_page_id text)
@@ -115,7 +128,8 @@ begin
   left join convsync.thread_proofs p on p.page_id = p_page_id and p.thread_id = c.thread_id
   left join convsync_api._failed_threads(p_page_id) f on f.thread_id = c.thread_id and f.failed_at > coalesce(p.verified_at, '-infinity')
   cross join lateral (
-    select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete
+    select convsync_api._is_complete(c.history_complete_at, c.in_several_threads, c.deleted_at, p.full_read_at, p.unreadable,
+      p.verified_at, f.failed_at) as complete
   ) d
   where c.page_id = p_page_id and c.conversation_id > coalesce(p_after, 0) and c.deleted_at is null
     and not (coalesce(p_incomplete_only, false) and d.complete)
@@ -428,7 +442,8 @@ begin
       (9, (v_conversation ->> 'verified_at')::timestamptz, 'thread_verified', 'by run ' || (v_conversation ->> 'verified_run_id')),
       (10, v_waiting.first_seen_at, 'amendment_waits', 'its message has not come'),
       (11, v_waiting.edited_at, 'edited', format('edit %s: %s', v_waiting.num_edit, v_waiting.edited_text)),
-      (12, v_waiting.unsent_at, 'unsent', null)
+      (12, v_waiting.unsent_at, 'unsent', null),
+      (15, (v_conversation ->> 'deleted_at')::timestamptz, 'conversation_gone', 'Graph has no such conversation, as a sync has confirmed')
     union all
     select 13, to_timestamp((m.value ->> 0)::numeric / 1000000), case m.value ->> 1 when '0' then 'reaction' else 'reaction_taken_back' end,
       concat_ws(' ', m.key, m.value -> 2 ->> 'emoji', m.value -> 2 ->> 'reaction')
