@@ -664,15 +664,15 @@ def deletions() -> None:
 @as_json
 @command
 async def deletions_allow(page_id: str, run_id: int, json_: bool) -> None:
-    """They are really gone: a retry of that run, or the next whole sync, asks for each of them by itself."""
+    """They are really gone: a retry of that run, or the next whole sync, asks for each of them."""
     async with open_store(load_settings()) as (store, _):
         allowed = await store.allow_deletions_of_run(page_id=page_id, run_id=run_id)
     if json_:
         print_json({"page_id": page_id, "run_id": str(run_id), "conversations": allowed})
     else:
         stdout.print(
-            f"Page {page_id}: up to {allowed} conversations may be gone. They are asked for by the next full or"
-            f" reconciling sync, or now: convsync sync {page_id} --retry {run_id}",
+            f"Page {page_id}: up to {allowed} conversations may be gone. The next full or reconciling sync"
+            f" asks for them, or now: convsync sync {page_id} --retry {run_id}",
             highlight=False,
             soft_wrap=True,
         )

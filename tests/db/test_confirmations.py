@@ -108,13 +108,13 @@ class Run:
         self.tick()
         call(
             self.connection,
-            """select convsync_api.fail_sync_batch('1001', %(run)s, %(fence)s, %(kind)s, %(thread)s, %(cursor)s,
-               1, %(error)s)""",
-            cursor=cursor,
+            """select convsync_api.fail_sync_batch('1001', %(run)s, %(fence)s, %(kind)s, %(thread)s,
+               %(cursor)s, 1, %(error)s)""",
             run=self.run_id,
             fence=self.fence,
             kind=kind,
             thread=thread,
+            cursor=cursor,
             error=Jsonb({"class": error_class}),
         )
 
@@ -501,9 +501,8 @@ def test_nothing_is_written_of_threads_before_their_conversations_are_locked(
         run.read("confirm", "t_3", found=False, token=1)
         run.read("confirm", "t_7", found=False, token=0)
     thread = next(thread for one, thread in run.work() if one == kind)
-    owner.execute(
-        "insert into convsync.thread_proofs (page_id, thread_id) values ('1001', 't_3') on conflict do nothing"
-    )
+    proof = "insert into convsync.thread_proofs (page_id, thread_id) values ('1001', 't_3')"
+    owner.execute(proof + " on conflict do nothing")
     owner.execute("begin")
     owner.execute("select from convsync.messenger_conversations for update")
     with ThreadPoolExecutor(1) as pool:
@@ -523,9 +522,7 @@ def test_nothing_is_written_of_threads_before_their_conversations_are_locked(
         assert applied.result(timeout=30)
 
 
-def test_no_page_is_written_under_the_locks_of_conversations(
-    service: Connection, owner: Connection
-) -> None:
+def test_no_page_is_written_under_the_locks_of_conversations(service: Connection, owner: Connection) -> None:
     """Whoever purges a Page holds it and waits for its conversations."""
     known(service, 60)
     call(service, "select convsync_api.allow_deletions('1001', 21)")

@@ -273,7 +273,7 @@ def test_complete_one_whose_later_read_fails_is_complete_no_more_until_it_is_rea
 
 
 def test_verify_and_the_certificate_mean_the_same_by_complete(page: Connection) -> None:
-    """A thread was read to its end, and cannot be read any more: its history is as it was, and no longer proved."""
+    """A thread was read to its end, and cannot be read any more: its history is no longer proved."""
 
     def complete() -> tuple[bool, bool, list[bool]]:
         found = certificate(page)

@@ -17,7 +17,9 @@ def test_a_purge_that_finds_nothing_reads_none_of_the_events_that_stay(
     owner.execute("analyze convsync.contact_interaction_events, convsync.messenger_conversations")
 
     with owner.transaction():
-        done = call(owner, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=horizon)
+        done = call(
+            owner, "select convsync_api.purge_events(%(page)s, %(before)s)", page=PAGE, before=horizon
+        )
         (read,) = rows(
             owner,
             """select seq_tup_read, idx_tup_fetch from pg_stat_xact_user_tables

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from sessions import PAGE, Connect, Connection, at, call, ingest, rows
+from sessions import PAGE, Connect, Connection, at, call, rows
 
 from convsync.facts import Json, Message, Thread, dump
 
@@ -49,8 +49,8 @@ class Sync:
         for facts, listed in ([self._facts(*threads), list(threads)], [[], []]):
             call(
                 self.connection,
-                """select applied from convsync_api.apply_sync_page(%(page)s, %(run)s, %(fence)s, 'list', null,
-                   null, null, current_setting('convsync.now')::timestamptz, %(facts)s, %(threads)s)""",
+                """select applied from convsync_api.apply_sync_page(%(page)s, %(run)s, %(fence)s, 'list',
+                   null, null, null, current_setting('convsync.now')::timestamptz, %(facts)s, %(threads)s)""",
                 facts=dump(facts),
                 threads=Jsonb(listed),
                 **self.carried,
@@ -67,8 +67,8 @@ class Sync:
         (work,) = [one for one in self.work() if one["thread_id"] == thread]
         call(
             self.connection,
-            """select applied from convsync_api.apply_sync_page(%(page)s, %(run)s, %(fence)s, 'thread', %(thread)s,
-               %(cursor)s, %(next)s, current_setting('convsync.now')::timestamptz, '[]')""",
+            """select applied from convsync_api.apply_sync_page(%(page)s, %(run)s, %(fence)s, 'thread',
+               %(thread)s, %(cursor)s, %(next)s, current_setting('convsync.now')::timestamptz, '[]')""",
             thread=thread,
             cursor=work["last_cursor"],
             next=next_cursor,
@@ -79,8 +79,8 @@ class Sync:
         (work,) = [one for one in self.work() if one["thread_id"] == (thread or "")]
         call(
             self.connection,
-            """select convsync_api.fail_sync_batch(%(page)s, %(run)s, %(fence)s, %(kind)s, %(thread)s, %(cursor)s,
-               3, '{"class": "transient"}')""",
+            """select convsync_api.fail_sync_batch(%(page)s, %(run)s, %(fence)s, %(kind)s, %(thread)s,
+               %(cursor)s, 3, '{"class": "transient"}')""",
             kind=work["kind"],
             thread=thread,
             cursor=work["last_cursor"],
@@ -141,12 +141,12 @@ def test_old_runs_go_and_the_last_of_each_mode_and_end_stay(page: Connection, ow
     walked = Sync(page, "full").whole()
     kept.add(walked)
     for mode in ("incremental", "reconcile"):
-        for failure in ("token_invalid", None):
-            for again in (True, False):
+        for them in (old, old, kept):
+            for failure in ("token_invalid", None):
                 run = Sync(page, mode)
                 run.walk()
                 run.end(failure)
-                (old if again else kept).add(run.run_id)
+                them.add(run.run_id)
     expire(page, 1.5)
     assert expire(page, DAYS - 0.1) == 0
     assert runs(owner) == kept | old
@@ -201,9 +201,9 @@ def test_cursors_go_a_day_after_the_end_but_not_what_a_retry_goes_by(
     badly.carried["fence"] = again["fence"]
     badly.read("t_2")
     assert badly.end() == "succeeded"
-    assert {one["complete"] for one in rows(page, "select * from convsync_api.certificate_conversations('1001')")} == {
-        True
-    }
+    assert {
+        one["complete"] for one in rows(page, "select * from convsync_api.certificate_conversations('1001')")
+    } == {True}
 
 
 def test_a_run_at_work_or_paused_loses_nothing(page: Connection, owner: Connection) -> None:
@@ -221,7 +221,9 @@ def test_a_run_at_work_or_paused_loses_nothing(page: Connection, owner: Connecti
     assert cursors(owner) == before
 
 
-def test_a_run_by_which_a_thread_is_verified_stays_until_another_has(page: Connection, owner: Connection) -> None:
+def test_a_run_by_which_a_thread_is_verified_stays_until_another_has(
+    page: Connection, owner: Connection
+) -> None:
     verified = Sync(page).whole(listed(1))
     for _ in range(3):
         Sync(page).whole()
@@ -242,6 +244,7 @@ def test_a_thread_that_nobody_could_read_since_is_not_complete_however_long_ago_
     page: Connection, owner: Connection
 ) -> None:
     Sync(page, "full").whole(listed(1))
+    day(page, 1)
     failed = Sync(page, "full")
     failed.walk(listed(1, "more", 9))
     failed.fail("t_1")
@@ -260,7 +263,14 @@ def test_a_thread_that_nobody_could_read_since_is_not_complete_however_long_ago_
     assert states == {"t_1": False, "t_2": False}
     # The next one takes it up, as ever; and once that failed too, the first has nothing to say.
     taken = Sync(page)
-    assert {one["thread_id"] for one in rows(owner, "select thread_id from convsync.sync_cursors where run_id = %(r)s and kind = 'thread'", r=taken.run_id)} == {"t_1", "t_2"}
+    assert {
+        one["thread_id"]
+        for one in rows(
+            owner,
+            "select thread_id from convsync.sync_cursors where run_id = %(r)s and kind = 'thread'",
+            r=taken.run_id,
+        )
+    } == {"t_1", "t_2"}
 
 
 def test_no_more_goes_at_once_than_is_asked_for(page: Connection, owner: Connection) -> None:
@@ -298,8 +308,10 @@ def test_of_two_janitors_at_once_one_finds_nothing_to_do(page: Connection, conne
     assert expire(second, 2 * DAYS) == 0
 
 
-def test_a_run_that_is_being_retried_does_not_go(page: Connection, connect: Connect, owner: Connection) -> None:
-    old = [Sync(page, "full") for _ in ()]
+def test_a_run_that_is_being_retried_does_not_go(
+    page: Connection, connect: Connect, owner: Connection
+) -> None:
+    old: list[Sync] = []
     for _ in range(4):
         run = Sync(page, "full")
         run.fail()

@@ -1,4 +1,4 @@
-"""Where a list cannot be read, the known people are: one by one, and no more of them than there is reason to."""
+"""Where a list cannot be read, the known people are: one by one, and no more of them than there is need."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ async def test_where_listing_is_refused_for_days_an_incremental_reads_whom_it_he
         for heard in newest_first(world)[10:15]:
             world.clock.skip(hours=1)
             _, told = world.simulator.population.new_message(heard, "in", "hello")
-            fact = Message(world.page_id, heard.customer_id, told.message_id, "in", datetime.now(UTC), "hello")
+            fact = Message(
+                world.page_id, heard.customer_id, told.message_id, "in", datetime.now(UTC), "hello"
+            )
             await world.store.ingest([fact], "webhook")
 
             read = await threads_read(world)

@@ -89,14 +89,12 @@ async def retry(request: web.Request) -> web.Response:
 
 @route("POST", "/api/sync-runs/{run_id}/allow-deletions", access="operate")
 async def allow_deletions(request: web.Request) -> web.Response:
-    """The deletions that a run holds back are real: a retry of it, or the next whole sync, asks for each of them."""
+    """What a run holds back is really gone: a retry of it, or the next whole sync, asks for each of them."""
     run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
     allowed = await request.app[STORE].allow_deletions_of_run(
         page_id=run["page_id"], run_id=int(run["run_id"])
     )
-    return web.json_response(
-        {"page_id": run["page_id"], "run_id": run["run_id"], "conversations": allowed}
-    )
+    return web.json_response({"page_id": run["page_id"], "run_id": run["run_id"], "conversations": allowed})
 
 
 def _seconds_to_wait(request: web.Request) -> float | None:
