@@ -141,6 +141,7 @@ class Store:
         self.people: dict[str, Any] = {}
         self.token = Token(b"sealed")
         self.token_marks: list[str] = []
+        self.marked_tokens: list[bytes | None] = []
         self.failed: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
         self.restarts: list[tuple[str, str | None]] = []
@@ -255,9 +256,12 @@ class Store:
         await self._enter("page_token")
         return self.token
 
-    async def mark_token(self, *, page_id: str, state: str, error: str | None) -> None:
+    async def mark_token(
+        self, *, page_id: str, state: str, error: str | None, token_sealed: bytes | None
+    ) -> None:
         await self._enter("mark_token")
         self.token_marks.append(state)
+        self.marked_tokens.append(token_sealed)
 
     async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
         await self._enter("get_sync_run")
@@ -663,6 +667,7 @@ async def test_a_dead_token_stops_the_page_and_says_so(clock: Clock) -> None:
     )
     assert await it.run() == Outcome(1, "failed", "token_invalid")
     assert it.store.token_marks == ["valid", "invalid"]
+    assert it.store.marked_tokens == [b"sealed", b"sealed"]
     assert len(it.graph.calls) <= 1 + 3
     assert it.store.failed == []
 

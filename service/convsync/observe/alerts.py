@@ -68,7 +68,7 @@ DELETIONS_HELD_BACK: Final = Cause(
     "deletions_held_back",
     "More conversations are missing from a Page's list than is credible. None of them was marked as deleted.",
     "Look at the Page in Meta's inbox and at the token's permissions. If they are really gone,"
-    " allow_deletions lets the next full or reconciling sync ask for each of them.",
+    " `convsync deletions allow PAGE_ID RUN_ID` lets a retry of that run ask for each of them.",
     quiet=0.001,  # a whole walk of the list is between the two
     again=86_400.0,
 )
