@@ -1,7 +1,8 @@
 """What /metrics serves: plain counters, made into Prometheus' text when somebody asks.
 
 The write path serves thousands of deliveries a second, so it only adds to integers; a collector of the
-application's own registry reads them at scrape time. `docs/metrics.md` describes each metric.
+application's own registry reads them at scrape time, beside what `measures` counts there and what the
+database knows (`page_metrics`). `docs/metrics.md` describes each metric.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -26,7 +27,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from convsync.errors import ConvsyncError
+from convsync.facts import Json
 from convsync.observe.alerts import CAUSES, Alerter
+from convsync.observe.measures import Measures
+from convsync.observe.page_metrics import CertificateNumbers, certificate_metrics, page_metrics
 from convsync.store import Metrics, Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -147,6 +151,7 @@ class DatabaseNumbers:
         self._asking = asyncio.Lock()
         self._asked: float | None = None
         self.known: Metrics | None = None
+        self.pages: Json | None = None
 
     async def refresh(self) -> None:
         """Ask again, if what is known has become old."""
@@ -155,19 +160,20 @@ class DatabaseNumbers:
                 return
             try:
                 async with asyncio.timeout(self._patience):
-                    self.known = await self._store.metrics()
+                    self.known, self.pages = await self._store.metrics(), await self._store.page_metrics()
             except (ConvsyncError, TimeoutError) as error:
-                self.known = None
+                self.known = self.pages = None
                 _log.warning("metrics_without_database", error=type(error).__name__)
             self._asked = time.monotonic()
 
 
 class ServiceMetrics:
-    """The registry of one application; `served` is the answer to a scrape."""
+    """All metrics of one application; `served` is the answer to a scrape. `certificate` is run by the application."""
 
     def __init__(
         self,
         *,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
@@ -176,13 +182,24 @@ class ServiceMetrics:
         hidden_consumers: Collection[str] = (),
     ) -> None:
         self._numbers = DatabaseNumbers(store)
-        self._registry = CollectorRegistry(auto_describe=False)
+        self.certificate = CertificateNumbers(store)
+        self._registry = measures.registry
         self._registry.register(
-            _ServiceCollector(build, path, commit, store, alerter, self._numbers, tuple(hidden_consumers))
+            _ServiceCollector(
+                build,
+                path,
+                commit,
+                store,
+                alerter,
+                self._numbers,
+                self.certificate,
+                tuple(hidden_consumers),
+            )
         )
 
     async def served(self) -> bytes:
         """All metrics, in Prometheus' text format 0.0.4."""
+        self.certificate.want()
         await self._numbers.refresh()
         return generate_latest(self._registry)
 
@@ -198,6 +215,7 @@ class _ServiceCollector(Collector):
         store: Store,
         alerter: Alerter,
         numbers: DatabaseNumbers,
+        certificate: CertificateNumbers,
         hidden_consumers: tuple[str, ...],
     ) -> None:
         self._build = dict(build)
@@ -206,6 +224,7 @@ class _ServiceCollector(Collector):
         self._store = store
         self._alerter = alerter
         self._numbers = numbers
+        self._certificate = certificate
         self._hidden_consumers = hidden_consumers
 
     def collect(self) -> Iterator[Metric]:
@@ -215,6 +234,10 @@ class _ServiceCollector(Collector):
         yield from self._pool()
         yield from self._alerts()
         yield from self._database()
+        if self._numbers.pages is not None:
+            yield from page_metrics(self._numbers.pages)
+        if self._certificate.known is not None:
+            yield from certificate_metrics(self._certificate.known)
 
     def _webhook(self) -> Iterator[Metric]:
         path = self._path
