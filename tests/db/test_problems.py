@@ -380,7 +380,7 @@ def test_webhooks_of_a_page_that_never_had_any_are_not_silent(mirror: Mirror) ->
 )
 def test_times_that_make_no_sense_are_refused(service: Connection, arguments: str, hint: str) -> None:
     with pytest.raises(psycopg.DatabaseError) as refused:
-        service.execute(f"select convsync_api.take_alerts({arguments})")  # type: ignore[arg-type] # noqa: S608
+        service.execute(f"select convsync_api.take_alerts({arguments})")  # type: ignore[arg-type]
     assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("ZC003", hint)
     with pytest.raises(psycopg.DatabaseError) as refused:
         service.execute("select convsync_api.alert_told('1', 'sync_failed', 'told')")
@@ -453,7 +453,9 @@ def test_the_certificate_of_all_pages_is_the_sum_of_theirs(mirror: Mirror) -> No
         "read": "complete", "unreadable": 0,
     }  # fmt: skip
     ingest(mirror.service, told("m_1"), told("m_2", sender="2002"))
-    mirror.owner.execute("update convsync.messenger_conversations set thread_id = 't_1' where sender_id = %s", [ADA])
+    mirror.owner.execute(
+        "update convsync.messenger_conversations set thread_id = 't_1' where sender_id = %s", [ADA]
+    )
     run = mirror.begin("full")
     rows(
         mirror.service,

@@ -1,7 +1,7 @@
 """Whatever goes wrong with a Page, somebody hears of it: once, from however many processes, with what to do.
 
-The old sync told its console. Here nobody looks at a log: what is read is what came to the operator's address,
-and what Prometheus would have read.
+The old sync told its console. Here nobody looks at a log: what is read is what came to the operator's
+address, and what Prometheus would have read.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Operator:
 class Installation:
     """Several services on one database and one simulated Facebook, and the operator they tell."""
 
-    def __init__(self, start: Callable[[], Awaitable[Service]], simulator: Simulator, operator: Operator) -> None:
+    def __init__(
+        self, start: Callable[[], Awaitable[Service]], simulator: Simulator, operator: Operator
+    ) -> None:
         self._start = start
         self.simulator = simulator
         self.operator = operator
@@ -136,9 +138,7 @@ async def installation(
     """Two services, with the simulator's Page added."""
     monkeypatch.setattr(problems, "LOOK_SECONDS", 0.02)
     ask = metrics.DatabaseNumbers.__init__
-    monkeypatch.setattr(
-        metrics.DatabaseNumbers, "__init__", lambda self, store: ask(self, store, keep=0.0)
-    )
+    monkeypatch.setattr(metrics.DatabaseNumbers, "__init__", lambda self, store: ask(self, store, keep=0.0))
     operator = Operator()
     receiver = web.Application()
     receiver.router.add_post("/{token}", operator.take)
@@ -341,9 +341,7 @@ async def test_what_syncs_do_and_how_long_they_wait_is_in_the_metrics(installati
     assert total("convsync_graph_call_wait_seconds_count", lane="backfill") >= 3
     assert total("convsync_sync_messages_total", mode="full") >= simulator.population.message_total()
     assert total("convsync_sync_messages_added_total", mode="full") == simulator.population.message_total()
-    assert total("convsync_sync_conversations_total", mode="full") >= len(
-        simulator.population.conversations
-    )
+    assert total("convsync_sync_conversations_total", mode="full") >= len(simulator.population.conversations)
     assert total("convsync_sync_runs_total", mode="full", status="succeeded") == 1
     assert total("convsync_database_call_duration_seconds_count", function="apply_sync_page") >= 2
     assert total("convsync_database_call_errors_total") == 0

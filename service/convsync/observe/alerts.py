@@ -7,9 +7,9 @@ and never raise. What is told goes to a log line in any case and, if there is a 
 
 `details` holds numbers, ids and error codes; never a message's text, a person's name or a secret.
 
-What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and a
-process that is restarted tells again of what still goes on. What is wrong with a Page (`PROBLEMS`) is found and
-remembered by the database, for all processes together; `observe.problems` has it told by `tell`.
+What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and
+a process that is restarted tells again of what still goes on. What is wrong with a Page (`PROBLEMS`) is found
+and remembered by the database, for all processes together; `observe.problems` has it told by `tell`.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ PROBLEMS: Final = {
         Problem(
             "sync_partial",
             "A sync of a Page could not read everything, after all its retries. The rest is stored.",
-            "convsync status PAGE_ID shows what is left and why; convsync sync PAGE_ID --retry RUN_ID reads it"
-            " again.",
+            "convsync status PAGE_ID shows what is left and why; convsync sync PAGE_ID --retry RUN_ID reads"
+            " it again.",
         ),
         Problem(
             "deletions_held_back",
@@ -114,7 +114,8 @@ PROBLEMS: Final = {
         ),
         Problem(
             "sync_overdue",
-            "No sync of a Page has succeeded for long, and none has failed: it is not begun, or does not go on.",
+            "No sync of a Page has succeeded for long, and none has failed: it is not begun, or does not go"
+            " on.",
             "Is a convsync serve running? \\i sql/ops/stuck_syncs.sql in convsync psql shows what does not go"
             " on.",
         ),

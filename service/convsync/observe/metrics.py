@@ -168,7 +168,7 @@ class DatabaseNumbers:
 
 
 class ServiceMetrics:
-    """All metrics of one application; `served` is the answer to a scrape. `certificate` is run by the application."""
+    """All metrics of one application; `served` is the answer to a scrape, `certificate` is run beside it."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """What the database knows of Pages and their syncs, as metrics: the same from every process.
 
-A metric with `page_id` shows 100 Pages at most, the worst of them; beside it there is one that counts them all.
+A metric with `page_id` shows 100 Pages at most, the worst of them; beside it there is one that counts all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CertificateStore(Protocol):
 
 
 class CertificateNumbers:
-    """The certificate of all Pages. `run` asks for it beside the scrapes, as it reads a row of each conversation;
+    """The certificate of all Pages. It reads a row of each conversation, so `run` asks beside the scrapes;
     who is never scraped never asks.
     """
 

@@ -1,7 +1,7 @@
 """Has somebody told what is wrong with a Page: once, whichever process sees it, and when it is over.
 
-Which problems stand, and who was told, the database knows. A process takes a few, tells them, and says so; what
-it could not tell, or did not live to say, is offered again, to it or to another one.
+Which problems stand, and who was told, the database knows. A process takes a few, tells them, and says so;
+what it could not tell, or did not live to say, is offered again, to it or to another one.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class ProblemWatch:
                 problem = PROBLEMS.get(one.problem) or _unheard_of(one.problem)
                 details = {"page_id": one.page_id, **one.details}
                 if await self._alerter.tell(problem, one.state, one.since, details):
-                    await self._store.alert_told(
-                        page_id=one.page_id, problem=one.problem, state=one.state
-                    )
+                    await self._store.alert_told(page_id=one.page_id, problem=one.problem, state=one.state)
 
 
 def _unheard_of(name: str) -> Problem:

@@ -144,9 +144,7 @@ async def _graph(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     secret = settings.app_secret.get_secret_value() if settings.app_secret else None
     measures = app[MEASURES].graph
-    async with GraphClient(
-        settings.graph_url, settings.graph_version, secret, measures=measures
-    ) as client:
+    async with GraphClient(settings.graph_url, settings.graph_version, secret, measures=measures) as client:
         app[GRAPH] = client
         yield
 
