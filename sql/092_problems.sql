@@ -3,7 +3,30 @@
 -- A problem stands or it does not, whoever carried the run, by command or by service, and whether that process still lives. Of the
 -- processes that look, one takes what is to be told, and says when it was. What nobody says was told is offered again.
 
-create or replace function convsync_api._problems()
+create or replace function convsync_api._standings()
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  -- How each Page stands that was added. Once for all who want to know: it is a dozen lookups for each.
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'page_id', p.page_id,
+    'token_state', p.token_state,
+    'token_checked_at', p.token_checked_at,
+    'last_webhook_at', p.last_webhook_at,
+    'silent', convsync_api._webhooks_silent(p),
+    'seconds', convsync_api._age(coalesce((f.standing ->> 'synced_at')::timestamptz, p.added_at), k.at)
+  ) || f.standing), '[]')
+  from (select convsync_api._now() as at) k
+  cross join convsync.pages p
+  cross join lateral (select convsync_api._freshness(p) as standing) f
+  where p.removed_at is null and p.added_at is not null;
+$$;
+
+create or replace function convsync_api._problems(p_standings jsonb)
 returns table (page_id text, problem text, details jsonb)
 language sql
 stable
@@ -13,11 +36,9 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   with pages as materialized (
-    select p.page_id, p.token_state, p.token_checked_at, p.last_webhook_at, convsync_api._webhooks_silent(p) as silent,
-      f.standing ->> 'freshness' as freshness, f.standing ->> 'freshness_reason' as reason, f.standing ->> 'synced_at' as synced_at
-    from convsync.pages p
-    cross join lateral (select convsync_api._freshness(p) as standing) f
-    where p.removed_at is null and p.added_at is not null
+    select s.page_id, s.token_state, s.token_checked_at, s.last_webhook_at, s.silent, s.freshness, s.freshness_reason as reason, s.synced_at
+    from jsonb_to_recordset(p_standings) s (page_id text, token_state text, token_checked_at timestamptz, last_webhook_at timestamptz,
+      silent boolean, freshness text, freshness_reason text, synced_at timestamptz)
   ), ended as (
     -- The last of each kind that came to an end; one that is at work says nothing yet.
     select g.page_id, k.kind, r.run_id, r.mode, r.status, r.reason
@@ -93,7 +114,7 @@ begin
     return;
   end if;
   v_now := convsync_api._now();
-  select coalesce(jsonb_agg(to_jsonb(p) order by p.page_id, p.problem), '[]') into v_problems from convsync_api._problems() p;
+  select coalesce(jsonb_agg(to_jsonb(p) order by p.page_id, p.problem), '[]') into v_problems from convsync_api._problems(convsync_api._standings()) p;
 
   insert into convsync.alerts as a (page_id, problem, since, details)
   select p.page_id, p.problem, v_now, p.details
@@ -171,16 +192,15 @@ set search_path = pg_catalog, pg_temp
 as $$
   with clock as (
     select convsync_api._now() as at
+  ), standings as materialized (
+    select convsync_api._standings() as of_pages
   ), pages as materialized (
-    select p.page_id, p.token_state, f.standing ->> 'freshness' as freshness, coalesce(f.standing ->> 'freshness_reason', '') as reason,
-      convsync_api._age(coalesce((f.standing ->> 'synced_at')::timestamptz, p.added_at), k.at) as seconds
-    from clock k
-    cross join convsync.pages p
-    cross join lateral (select convsync_api._freshness(p) as standing) f
-    where p.removed_at is null and p.added_at is not null
+    select p.page_id, p.token_state, p.freshness, coalesce(p.freshness_reason, '') as reason, p.seconds
+    from standings s
+    cross join jsonb_to_recordset(s.of_pages) p (page_id text, token_state text, freshness text, freshness_reason text, seconds numeric)
   ), problems as materialized (
     select p.page_id, p.problem, row_number() over (partition by p.problem order by p.page_id) as place
-    from convsync_api._problems() p
+    from standings s cross join convsync_api._problems(s.of_pages) p
   ), budgets as (
     select b.page_id, b.blocked_seconds, b.usage_percent
     from (

@@ -163,3 +163,22 @@ async def test_the_certificate_is_asked_for_beside_the_scrapes_and_by_nobody_who
             assert known.known == {"conversations": 3}
     finally:
         await end(asking)
+
+
+async def test_that_the_numbers_of_pages_take_too_long_does_not_say_that_the_database_is_away() -> None:
+    store = Store()
+    known = numbers(store, keep=0.0, patience=0.01)
+    await known.refresh()
+    assert known.pages == {"tokens": {}}
+
+    async def never() -> Json:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    store.page_metrics = never  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            await known.refresh()
+    assert known.known is not None
+    assert known.pages is None
+    assert [line["event"] for line in logs] == ["metrics_without_pages"]

@@ -160,11 +160,22 @@ class DatabaseNumbers:
                 return
             try:
                 async with asyncio.timeout(self._patience):
-                    self.known, self.pages = await self._store.metrics(), await self._store.page_metrics()
+                    self.known = await self._store.metrics()
             except (ConvsyncError, TimeoutError) as error:
                 self.known = self.pages = None
                 _log.warning("metrics_without_database", error=type(error).__name__)
+            else:
+                await self._refresh_pages()
             self._asked = time.monotonic()
+
+    async def _refresh_pages(self) -> None:
+        """Of very many Pages this takes longer, which says nothing of the database."""
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                self.pages = await self._store.page_metrics()
+        except (ConvsyncError, TimeoutError) as error:
+            self.pages = None
+            _log.warning("metrics_without_pages", error=type(error).__name__)
 
 
 class ServiceMetrics:
