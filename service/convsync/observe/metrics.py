@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -194,9 +194,10 @@ class ServiceMetrics:
     ) -> None:
         self._numbers = DatabaseNumbers(store)
         self.certificate = CertificateNumbers(store)
-        self._registry = measures.registry
+        self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
             _ServiceCollector(
+                measures,
                 build,
                 path,
                 commit,
@@ -216,10 +217,13 @@ class ServiceMetrics:
 
 
 class _ServiceCollector(Collector):
-    """Reads what is counted elsewhere, at scrape time."""
+    """Reads what is counted elsewhere, at scrape time: what this process knows of itself, and what all of
+    them read in the same database.
+    """
 
     def __init__(
         self,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
@@ -229,6 +233,7 @@ class _ServiceCollector(Collector):
         certificate: CertificateNumbers,
         hidden_consumers: tuple[str, ...],
     ) -> None:
+        self._measures = measures
         self._build = dict(build)
         self._path = path
         self._commit = commit
@@ -239,11 +244,18 @@ class _ServiceCollector(Collector):
         self._hidden_consumers = hidden_consumers
 
     def collect(self) -> Iterator[Metric]:
+        yield from self.of_process()
+        yield from self.of_database()
+
+    def of_process(self) -> Iterator[Metric]:
         yield _gauge("convsync_build_info", "Always 1; what runs, in its labels.", 1, self._build)
         yield from self._webhook()
         yield from self._commits()
         yield from self._pool()
         yield from self._alerts()
+        yield from self._measures.registry.collect()
+
+    def of_database(self) -> Iterator[Metric]:
         yield from self._database()
         if self._numbers.pages is not None:
             yield from page_metrics(self._numbers.pages)
