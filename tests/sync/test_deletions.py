@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from psycopg.errors import CheckViolation
 from structlog.testing import capture_logs
 
 from convsync import facts
+from convsync.observe import problems
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
 from sync.application import API_KEY, service
@@ -272,20 +274,33 @@ async def test_too_many_are_no_credible_news(many: World) -> None:
         )
 
 
-async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(many: World, tmp_path: Path) -> None:
+async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(
+    many: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problems, "LOOK_SECONDS", 0.02)
     removed = remove(many, 60)
     async with service(many, tmp_path) as (_, runner):
         with capture_logs() as logs:
+
+            async def told(number: int) -> list[tuple[str, str, set[str]]]:
+                """What was, once it is that much and the database knows of it."""
+                async with asyncio.timeout(30):
+                    while True:
+                        alerts = [one for one in logs if one["event"] == "alert"]
+                        waiting = "select count(*) from convsync.alerts where told_at is null"
+                        if len(alerts) >= number and await many.value(waiting) == 0:
+                            return [(one["alert"], one["state"], set(one["details"])) for one in alerts]
+                        await asyncio.sleep(0.02)
+
             assert (await runner.run(many.page_id, "full")).reason == "deletion_breaker"
+            firing = ("deletions_held_back", "firing", {"page_id", "run_id", "mode"})
+            assert await told(1) == [firing]
             assert (await runner.run(many.page_id, "incremental")).status == "succeeded"
             for conversation in removed:
                 many.simulator.population.new_message(conversation, "in", "Here I am again")
             assert (await runner.run(many.page_id, "full")).status == "succeeded"
-    told = [(one["alert"], one["state"], one["details"].keys()) for one in logs if one["event"] == "alert"]
-    assert told == [
-        ("deletions_held_back", "firing", {"page_id", "run_id"}),
-        ("deletions_held_back", "resolved", {"page_id", "run_id"}),
-    ]
+            resolved = ("deletions_held_back", "resolved", {"page_id", "run_id", "mode"})
+            assert await told(2) == [firing, resolved]
 
 
 async def test_what_a_person_has_allowed_the_retry_of_the_run_asks_for(many: World, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ async def test_no_process_makes_a_request_again_that_another_was_refused(
 ) -> None:
     """A sync that stops in its middle, the process that goes on with it, a check, and another sync."""
     async with inbox(database) as world, commands(world, tmp_path) as cli:
-        world.simulator.faults.plant({"match": rf"{LIST_CALL}.*limit=(200|100|50|25|12|6)&.*messages", **TOO_MUCH})
+        large = rf"{LIST_CALL}.*limit=(200|100|50|25|12|6)&.*messages"
+        world.simulator.faults.plant({"match": large, **TOO_MUCH})
         world.simulator.faults.plant({"match": r"/messages\?.*limit=(100|50)&", **TOO_MUCH})
         code, _, err = await cli.run("sync", world.page_id, "--deadline", "1", CONVSYNC_CALLS_PER_SECOND="8")
         assert code == 3, err

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -26,6 +26,7 @@ from convsync.errors import (
     NotFound,
     TryAgain,
 )
+from convsync.observe.measures import Measures
 from convsync.settings import Settings
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
@@ -54,9 +55,6 @@ class Outcome:
     run_id: int
     status: str
     reason: str | None = None
-
-
-Ended: TypeAlias = Callable[[str, str, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +97,8 @@ class SyncRunner:
 
     `run` carries one sync to its end in the caller's task. `start` returns once it has begun and
     leaves it to `supervise`, which also resumes what was paused or abandoned. `open_token` unseals
-    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know,
-    `ended` of each (page_id, mode, outcome).
+    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know;
+    `measures` count what is done.
     """
 
     def __init__(
@@ -114,10 +112,10 @@ class SyncRunner:
         backoff: Backoff | None = None,
         owner: str | None = None,
         saw_drift: SawDrift = ignore_drift,
-        ended: Ended | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self._store = store
-        self._ended = ended
+        self._measures = measures if measures is not None else Measures()
         self._saw_drift = saw_drift
         self._graph = graph
         self._open_token = open_token
@@ -361,8 +359,7 @@ class SyncRunner:
             if not self._active:
                 self._idle.set()
         log.info("sync_ended", status=outcome.status, reason=outcome.reason)
-        if self._ended is not None:
-            self._ended(page_id, mode, outcome)
+        self._measures.sync.ended(mode, outcome.status, self._time.now() - now)
         return outcome
 
 
@@ -444,6 +441,7 @@ class _Attempt:
             calls_per_second=self._settings.calls_per_second,
             token=token,
             control=self._control,
+            measures=self._runner._measures.graph,
         )
         return Walker(
             store=self._store,
@@ -461,6 +459,7 @@ class _Attempt:
             concurrency=self._settings.concurrency,
             log=self._log,
             saw_drift=self._runner._saw_drift,
+            measures=self._runner._measures.sync,
         )
 
     async def _token(self) -> str | None:

@@ -60,8 +60,8 @@ _FULL: Final = {
 
 
 def list_place(cursor: str | None, mode: str = "full", walk_pass: int = 1) -> Place:
-    """The page of a Page's list at `cursor`. All modes but `full` look for what has changed, and so does who reads
-    the front once more.
+    """The page of a Page's list at `cursor`. All modes but `full` look for what has changed, and so does who
+    reads the front once more.
     """
     return Place("list" if mode == "full" and walk_pass == 1 else "changes", cursor or "")
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from convsync.errors import BadData, InvalidArgument
-from convsync.facts import Fact, Json, drift_name
+from convsync.facts import Fact, Json, Message, drift_name
 from convsync.graph.catalogue import (
     NO_CONNECTION,
     NO_WHOLE_ANSWER,
@@ -36,6 +36,7 @@ from convsync.graph.reading import (
     read_messages,
     read_node,
 )
+from convsync.observe.measures import SyncMeasures
 from convsync.sync import refused
 from convsync.sync.calls import Caller, Control, Stopped
 from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
@@ -100,6 +101,7 @@ class Walker:
         concurrency: int = 3,
         log: Any = None,
         saw_drift: SawDrift = ignore_drift,
+        measures: SyncMeasures | None = None,
     ) -> None:
         self._store = store
         self._caller = caller
@@ -116,6 +118,7 @@ class Walker:
         self._reload_token = reload_token
         self._concurrency = concurrency
         self._saw_drift = saw_drift
+        self._measures = measures if measures is not None else SyncMeasures()
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
@@ -210,6 +213,13 @@ class Walker:
             self._ignored[place] += 1
             if self._ignored[place] >= _IGNORED_TOO_OFTEN:
                 await self._fail(work, self._ignored[place], _refusal("Ignored", "the page is never applied"))
+            return
+        self._measures.applied(
+            self._mode,
+            conversations=0 if work.kind == "thread" else len(page.threads),
+            messages=sum(isinstance(fact, Message) for fact in page.facts),
+            added=applied.messages_added,
+        )
 
     async def _confirm(self, work: Work) -> None:
         """Read a thread by itself; that Graph does not know it is an answer too."""
@@ -256,6 +266,7 @@ class Walker:
             attempts=attempts,
             error=error,
         )
+        self._measures.batch_failed(work.kind, error["class"])
         await self._control.patiently(
             lambda: self._store.fail_sync_batch(
                 page_id=self._page_id,
