@@ -46,11 +46,13 @@ class PageToken:
 @dataclass(frozen=True, slots=True)
 class TokenCheck:
     """`state` is `valid`; `invalid`; `refused`: Meta refuses the call, for another reason than the token; or
-    `unchecked`: nothing was learnt. `told` is why, with what to do, `None` for a valid one.
+    `unchecked`: nothing was learnt. `told` is why, with what to do, `None` for a valid one; `error` is what
+    Meta answered, if it did.
     """
 
     state: str
     told: str | None = None
+    error: GraphError | None = None
 
 
 async def granted(
@@ -122,9 +124,9 @@ async def check_token(
         )
     except GraphError as error:
         if error.error_class is ErrorClass.TOKEN:
-            return TokenCheck("invalid", error.explained())
+            return TokenCheck("invalid", error.explained(), error)
         # The proof of the app secret, a permission, the Page's id: another token would not help.
-        return TokenCheck("refused" if error.retry is Retry.NEVER else "unchecked", error.explained())
+        return TokenCheck("refused" if error.retry is Retry.NEVER else "unchecked", error.explained(), error)
     except TryAgain as error:
         return TokenCheck("unchecked", error.message)
     await store.mark_token(page_id=page_id, state="valid", token_sealed=token.sealed)
