@@ -5,12 +5,9 @@ A process of its own logs to a receiver on this machine, which keeps whatever ar
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,8 +16,9 @@ from pydantic import SecretStr, ValidationError
 from convsync.observe.sentry import Reports, _only_what_may_leave, reporter
 from convsync.settings import Settings, SettingsError
 from secrets_hunt import marked
+from sentry_receiver import DSN_KEY as KEY
+from sentry_receiver import Receiver
 
-KEY = marked("dsnkey")
 TOKEN = marked("EAAtoken")
 TEXT = "Hello, do you still have the red bicycle?"
 WORD = "Bicycle"
@@ -65,56 +63,6 @@ log.error("alert", alert="token_invalid", state="firing", summary={TEXT!r},
           details={{"page_id": "106", "refused": {{"full": 2}}}})
 raise RuntimeError("the end of {TEXT} and {TOKEN}")
 """
-
-
-class Receiver:
-    """Takes envelopes as Sentry does, and keeps them."""
-
-    def __init__(self) -> None:
-        self.raw: list[bytes] = []
-        self.headers: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                outer.raw.append(body)
-                outer.headers.append(str(self.headers))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> Receiver:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def dsn(self) -> str:
-        return f"http://{KEY}@127.0.0.1:{self._server.server_address[1]}/42"
-
-    def events(self) -> list[dict[str, Any]]:
-        """Each event that came: an envelope is a header, then pairs of a header and a document."""
-        found = []
-        for envelope in self.raw:
-            lines = envelope.split(b"\n")
-            for header, document in zip(lines[1::2], lines[2::2], strict=False):
-                if header and json.loads(header).get("type") == "event":
-                    found.append(json.loads(document))
-        return found
 
 
 def run(dsn: str, *, script: str = LOGGED) -> subprocess.CompletedProcess[str]:
