@@ -1,6 +1,7 @@
 -- For operators: views of schema convsync_ops (role convsync_reader), and what is wrong with which command mends it.
 --
--- docs/operations.md shows each with its output. The recipes in sql/ops/ choose and order what these views have.
+-- docs/operations.md shows each with its output. The recipes in sql/ops/ choose and order what these views have. Columns are only
+-- ever added, at the end.
 
 -- Text as one word of a shell: a Page's id goes into commands that people copy.
 create or replace function convsync_api._shell_word(p_text text)

@@ -61,10 +61,13 @@ async def granted(
     calls_per_second: float,
     sealed: bytes,
     call: Callable[[], Awaitable[GraphAnswer]],
+    *,
+    marks: bool = True,
 ) -> tuple[GraphAnswer, datetime]:
     """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted.
 
-    A token (kept as `sealed`) that Graph calls dead is marked, so that nobody calls with it again.
+    A token (kept as `sealed`) that Graph calls dead is marked, so that nobody calls with it again; not if
+    `marks` is false, of a call that may be refused with a good one.
     Raises `TryAgain` when no slot comes within `PATIENCE_SECONDS`.
     """
     waited = 0.0
@@ -91,7 +94,7 @@ async def granted(
             block_seconds=error.block_seconds if error.block_scope else None,
             block_reason=error.message if error.block_scope else None,
         )
-        if error.error_class is ErrorClass.TOKEN:
+        if marks and error.error_class is ErrorClass.TOKEN:
             await store.mark_token(
                 page_id=page_id, state="invalid", error=error.explained(), token_sealed=sealed
             )

@@ -271,6 +271,18 @@ def _not_told_of_the_token(patient: Patient) -> None:
     patient.world.simulator.faults.add("/conversations", "error", code=10, message="(#10) no", http=403)
 
 
+def _subscriptions_refused(patient: Patient) -> None:
+    told = "(#200) Requires pages_manage_metadata permission to manage the object"
+    patient.world.simulator.faults.add("/subscribed_apps", "error", code=200, message=told, http=403)
+
+
+async def _blocked(patient: Patient) -> None:
+    await patient.world.rows(
+        "select convsync_api.record_call(%(p)s, 400, 80, p_block_scope => 'page', p_block_seconds => 3600)",
+        p=PAGE,
+    )
+
+
 def _not_subscribed(patient: Patient) -> None:
     patient.world.simulator.webhooks.unsubscribe(PAGE)
 
@@ -436,6 +448,11 @@ CASES: dict[str, tuple[Callable[[Patient], Any], dict[str, str]]] = {
         _not_told_of_the_token,
         {"permissions_missing": f"grant them to the app, make a new long-lived Page token, then: {ADD}"},
     ),
+    "subscriptions refused": (
+        _subscriptions_refused,
+        {"permissions_missing": f"grant them to the app, make a new long-lived Page token, then: {ADD}"},
+    ),
+    "calls blocked": (_blocked, {"calls_blocked": "nothing: it goes on by itself"}),
     "not subscribed": (_not_subscribed, {"not_subscribed": f"convsync page subscribe {PAGE}"}),
     "fields missing": (_fields_missing, {"fields_missing": f"convsync page subscribe {PAGE}"}),
     "webhooks silent": (
@@ -480,6 +497,16 @@ async def test_no_call_is_made_with_a_token_that_is_known_to_be_dead(patient: Pa
     before = patient.world.calls(PAGE)
     await patient.examine()
     assert patient.world.calls(PAGE) == before
+
+
+async def test_a_token_that_may_not_ask_about_itself_is_not_called_invalid(patient: Patient) -> None:
+    """Meta answers such a question to some tokens only, as it does to dead ones."""
+    patient.world.simulator.faults.add("/debug_token", "error", name="not_granted")
+    checks = await patient.examine()
+    assert problems(checks) == {}
+    assert (await patient.world.store.get_page(page_id=PAGE))["token"] == "valid"
+    (permissions,) = [one for one in checks if one.check == "permissions"]
+    assert permissions.what == "the Page's conversations can be read"
 
 
 async def test_each_call_is_in_the_budget_of_the_page(patient: Patient) -> None:

@@ -24,13 +24,15 @@ TEXT = "Hello, do you still have the red bicycle?"
 WORD = "Bicycle"
 
 LOGGED = f"""
-import logging, sys
+import atexit, logging, sys
+import sentry_sdk
 import structlog
 from pydantic import SecretStr
 from convsync.observe.logging import configure
 from convsync.observe.sentry import reporter
 
 configure("json", report=reporter(SecretStr(DSN)))
+atexit.register(lambda: sentry_sdk.flush(30))  # before the SDK's own end, which takes no more than two seconds
 log = structlog.get_logger("test")
 structlog.contextvars.bind_contextvars(request_id="r-7")
 

@@ -91,6 +91,8 @@ class PageDoctor:
         if info is not None and (ending := _ending(page_id, info, datetime.now(UTC))) is not None:
             token_check = ending
         subscription = await self._subscription(page_id, token, info)
+        if permissions.state == subscription.state == "problem" and subscription.check == "permissions":
+            subscription = skipped("subscription", "the token may not ask for it", page_id=page_id)
         if subscription.state == "ok" and page["subscribed_at"] is None:
             # Somebody else has subscribed it; from now on it is known when webhooks are silent.
             await self.store.mark_subscribed(page_id=page_id)
@@ -119,6 +121,7 @@ class PageDoctor:
                 self.calls_per_second,
                 token.sealed,
                 lambda: self.graph.post("debug_token", form, token.token),
+                marks=False,
             )
             info = read_node(answer.data, TokenInfo)
         except TryAgain as error:
@@ -139,9 +142,7 @@ class PageDoctor:
         except TryAgain as error:
             return skipped("permissions", error.message, page_id=page_id)
         except GraphError as error:
-            if error.error_class is ErrorClass.PERMISSION:
-                return _lacking(page_id, error.explained())
-            return skipped("permissions", error.explained(), page_id=page_id)
+            return _refused(page_id, "permissions", error)
         return ok("permissions", "the Page's conversations can be read", page_id=page_id)
 
     async def _subscription(self, page_id: str, token: PageToken, info: TokenInfo | None) -> Check:
@@ -151,7 +152,7 @@ class PageDoctor:
         except TryAgain as error:
             return skipped("subscription", error.message, page_id=page_id)
         except GraphError as error:
-            return skipped("subscription", error.explained(), page_id=page_id)
+            return _refused(page_id, "subscription", error)
         app_id = info.app_id if info is not None else None
         ours = [app for app in apps if app_id is None or app.id is None or app.id == app_id]
         fields = {field for app in ours for field in app.subscribed_fields}
@@ -196,6 +197,15 @@ def _lacking(page_id: str, told: str) -> Check:
         f"grant them to the app, make a new long-lived Page token, then: {_add(page_id)}",
         page_id=page_id,
     )
+
+
+def _refused(page_id: str, check: str, error: GraphError) -> Check:
+    """What a call came to that the token should be good for."""
+    if error.error_class is ErrorClass.PERMISSION or error.rule.name == "token_without_permissions":
+        return _lacking(page_id, error.explained())
+    if error.error_class is ErrorClass.TOKEN:
+        return _invalid(page_id, error.explained())
+    return skipped(check, error.explained(), page_id=page_id)
 
 
 def _token(page_id: str, checked: TokenCheck) -> Check:
