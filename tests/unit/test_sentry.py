@@ -32,7 +32,7 @@ from convsync.observe.logging import configure
 from convsync.observe.sentry import reporter
 
 configure("json", report=reporter(SecretStr(DSN)))
-atexit.register(lambda: sentry_sdk.flush(30))  # before the SDK's own end, which takes no more than two seconds
+atexit.register(lambda: sentry_sdk.flush(30))  # before its own end, of two seconds
 log = structlog.get_logger("test")
 structlog.contextvars.bind_contextvars(request_id="r-7")
 
