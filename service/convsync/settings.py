@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     reconcile_depth: float = Field(default=7 * 86400.0, ge=0, le=3650 * 86400.0)  # seconds
     loss_grace: float = Field(default=900.0, ge=0, le=366 * 86400.0)  # seconds
     log_format: Literal["console", "json"] = "console"
+    sentry_dsn: SecretStr | None = None
     pool_max: int = Field(default=10, ge=2, le=200)
 
     @field_validator("graph_url")
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
             raise ValueError("must be https, or http on this machine: tokens travel there")
         return value
 
-    @field_validator("alert_webhook_url")
+    @field_validator("alert_webhook_url", "sentry_dsn")
     @classmethod
     def _secret_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _keeps_secrets(value.get_secret_value()):

@@ -190,6 +190,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, why it matters, what mends it; `page_id` is None for what belongs to no Page."""
+
+    page_id: str | None
+    problem: str
+    what: str
+    why: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
 class Certified:
     """What is verified of a conversation, `complete` if all of it is. `unreadable` None: never listed."""
 
@@ -435,6 +446,12 @@ class Store:
         async with self._connection() as connection, connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute("select page_id, purged_before from convsync_api.list_horizons()")
             return await cursor.fetchall()
+
+    async def list_problems(self, *, page_id: str | None = None) -> list[Problem]:
+        """As far as the database can tell; empty: nothing."""
+        return await self._all(
+            Problem, "select * from convsync_api.list_problems(p_page_id => %(page_id)s)", page_id=page_id
+        )
 
     async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
         return await self._values(

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from psycopg import sql
 
 from convsync.cli import main
+from convsync.facts import DeadLetter
 from convsync.pages import WEBHOOK_FIELDS
 from faults.processes import Commands, commands, until
 from secrets_hunt import marked
@@ -843,3 +844,32 @@ async def test_status_says_what_is_proved_and_explain_tells_a_messages_life(
         code, out, err = await cli.run("explain", world.page_id, *arguments)
         assert (code, out) == (1, "")
         assert f"of message m_never of Page {world.page_id} nothing was ever heard" in err
+
+
+async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Commands, world: World) -> None:
+    page_id = world.page_id
+    code, out, _ = await cli.run("status", page_id, "--json")
+    assert (code, json.loads(out)["problems"]) == (0, [])
+    assert "to mend it" not in (await cli.run("status"))[1]
+
+    await world.store.mark_token(page_id=page_id, state="invalid", error="The token has expired.")
+    await world.store.ingest([DeadLetter("", "no Page at all", b"{}")], "webhook")
+    code, out, _ = await cli.run("status", "--json")
+    assert code == 0
+    assert [
+        (one["page_id"], one["problem"], one["mend"], bool(one["what"] and one["why"]))
+        for one in json.loads(out)["problems"]
+    ] == [
+        (page_id, "token_invalid", f"convsync page add {page_id} --token-stdin", True),
+        (None, "dead_letters", "convsync dead-letters list", True),
+    ]
+    # Of one Page, what concerns no Page is left out.
+    code, out, _ = await cli.run("status", page_id, "--json")
+    assert [one["problem"] for one in json.loads(out)["problems"]] == ["token_invalid"]
+
+    code, out, _ = await cli.run("status")
+    told = out[out.index(f"Page {page_id}: The token has expired.") :].splitlines()
+    assert told[1].startswith("  why it matters: ")
+    assert told[2] == f"  to mend it: convsync page add {page_id} --token-stdin"
+    assert out.count("The token has expired.") == 1
+    assert "\nDead letters wait for a person: 1.\n" in out

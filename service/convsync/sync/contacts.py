@@ -173,7 +173,7 @@ class ContactReader:
             self._calls_per_second,
             kept.sealed,
             lambda: self._graph.get(path, query, token),
-            self._measures,
+            measures=self._measures,
         )
         return answer.data, granted_at
 

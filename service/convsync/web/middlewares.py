@@ -88,7 +88,9 @@ async def request_id(request: web.Request, handler: Next) -> web.StreamResponse:
     identity = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     request[REQUEST_ID] = identity
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=identity)
+    # What the address names, as far as anybody would call it an id.
+    named = {key: request.match_info[key][:128] for key in ("page_id", "run_id") if key in request.match_info}
+    structlog.contextvars.bind_contextvars(request_id=identity, **named)
     response = await handler(request)
     if not response.prepared:
         response.headers["X-Request-ID"] = identity
