@@ -1178,7 +1178,6 @@ class Store:
         )
         return life
 
-
     # Moving in
 
     async def adopt_page(self, *, page_id: str, owner_ref: str, dry_run: bool) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from conftest import SERVICE_LOGIN, SERVICE_PASSWORD
 from convsync.cli import main
 from secrets_hunt import marked
 
@@ -111,10 +112,15 @@ def test_the_plainest_old_database_is_read_in_whatever_schema(
         "select page_id, convert_from(raw, 'UTF8')::jsonb from convsync.dead_letters order by 1, 2"
     ).fetchall()
     assert len(kept) == 6
-    assert {"table": "contact_interaction_events", "row": {
-        "conversation_id": 9, "event_type": "message_sent", "event_timestamp": "2026-02-01T10:00:11",
-        "metadata": {"message_id": "m_4"},
-    }} in [raw for page_id, raw in kept if page_id == ""]
+    assert {
+        "table": "contact_interaction_events",
+        "row": {
+            "conversation_id": 9,
+            "event_type": "message_sent",
+            "event_timestamp": "2026-02-01T10:00:11",
+            "metadata": {"message_id": "m_4"},
+        },
+    } in [raw for page_id, raw in kept if page_id == ""]
 
     again = json.loads(run("--json").stdout)
     assert not any(again["new"].values())
@@ -171,13 +177,18 @@ def test_an_address_that_leads_nowhere_is_told_without_it(
     # tests/secrets_hunt.py looks for the password in all that is printed.
     monkeypatch.setenv("CONVSYNC_ADOPT_URL", url.format(marked("password")))
     done = run()
-    assert (done.exit_code, told in done.output, "Traceback" in done.output) == (code, True, False), done.output
+    assert (done.exit_code, told in done.output, "Traceback" in done.output) == (code, True, False), (
+        done.output
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("drop table crm.contact_interaction_events", "no schema of it has both tables, messenger_conversations and"),
+        (
+            "drop table crm.contact_interaction_events",
+            "no schema of it has both tables, messenger_conversations and",
+        ),
         (
             "alter table crm.messenger_conversations drop sender_id",
             "crm.messenger_conversations has no column sender_id",
@@ -207,13 +218,19 @@ def test_what_is_not_the_old_schema_is_told_by_table_and_column(
 
 
 def test_rows_that_security_hides_are_an_error_and_not_a_smaller_database(
-    run: Run, old: psycopg.Connection[Any], server: Any, raw_database: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    old: psycopg.Connection[Any],
+    server: Any,
+    database: Any,
+    raw_database: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    login = conninfo_to_dict(database.service_url)
+    user, password = str(login["user"]), str(login["password"])
     old.execute(PLAIN)
-    old.execute(f"grant usage on schema crm to {SERVICE_LOGIN}")  # type: ignore[arg-type]
-    old.execute(f"grant select on all tables in schema crm to {SERVICE_LOGIN}")  # type: ignore[arg-type]
-    login = server.url(raw_database.name, SERVICE_LOGIN, SERVICE_PASSWORD)
-    monkeypatch.setenv("CONVSYNC_ADOPT_URL", login)
+    for grant in ("usage on schema crm", "select on all tables in schema crm"):
+        old.execute(sql.SQL("grant {} to {}").format(sql.SQL(grant), sql.Identifier(user)))
+    monkeypatch.setenv("CONVSYNC_ADOPT_URL", server.url(raw_database.name, user, password))
     assert run("--dry-run").exit_code == 0, "it may read"
     old.execute("alter table crm.contact_interaction_events enable row level security")
     done = run()

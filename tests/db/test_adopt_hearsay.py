@@ -69,7 +69,9 @@ def stored(owner: Connection, *, without: str = "") -> tuple[list[Any], list[Any
 
 
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
-def test_in_any_order_hearsay_gives_way_to_the_witnesses(owner: Connection, history: tuple[Telling, ...]) -> None:
+def test_in_any_order_hearsay_gives_way_to_the_witnesses(
+    owner: Connection, history: tuple[Telling, ...]
+) -> None:
     told_by_witnesses = [one for one in history if one[0] != "import"]
     for source, fact in told_by_witnesses:
         ingest(owner, fact, source=source)
@@ -83,7 +85,9 @@ def test_in_any_order_hearsay_gives_way_to_the_witnesses(owner: Connection, hist
             ingest(owner, fact, source=source)
         assert stored(owner, without="adopted") == expected, order
         results.append(stored(owner))
-    assert all(result == results[0] for result in results), "what the old system kept of it is kept in any order"
+    assert all(result == results[0] for result in results), (
+        "what the old system kept of it is kept in any order"
+    )
 
 
 def test_of_hearsay_alone_the_usual_rules_hold(owner: Connection) -> None:
@@ -150,7 +154,9 @@ def letter(text: str = "hello", seconds: float = 0.4, sender: str | None = ADA) 
     return Letter(PAGE, "without message id", text.encode(), sender, moment, "in", text)
 
 
-def test_what_is_news_is_counted_and_a_dry_run_counts_the_same(service: Connection, owner: Connection) -> None:
+def test_what_is_news_is_counted_and_a_dry_run_counts_the_same(
+    service: Connection, owner: Connection
+) -> None:
     batch = [person(), told("m_1"), told("m_2", 5), letter("other"), letter("hello", 0.4)]
     standing = {ADA: "archived"}
     news = {"conversations_added": 1, "messages_added": 2, "statuses_set": 1, "letters_added": 1}

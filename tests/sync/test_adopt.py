@@ -84,7 +84,9 @@ async def test_an_old_database_is_moved_in_repaired_and_a_sync_then_verifies_cle
 ) -> None:
     planted = await old(world, raw_database.owner_url)
     expected = planted.expected
-    assert all(expected["repaired"][name] for name in ("conversations_merged", "events_merged", "counts_corrected"))
+    assert all(
+        expected["repaired"][name] for name in ("conversations_merged", "events_merged", "counts_corrected")
+    )
     assert expected["repaired"]["events_without_message_id_known_by_another"]
     assert expected["not_repaired"]["events_without_message_id"]
     assert expected["not_repaired"]["last_messages_without_event"]
@@ -267,7 +269,12 @@ async def test_webhooks_that_come_meanwhile_are_neither_lost_nor_doubled(
             direction = "out" if event["event_type"] == "message_sent" else "in"
             conversation = people[event["conversation_id"]]
             told[mid] = Message(
-                world.page_id, conversation, mid, direction, event["event_timestamp"], event["metadata"]["text"]
+                world.page_id,
+                conversation,
+                mid,
+                direction,
+                event["event_timestamp"],
+                event["metadata"]["text"],
             )
     deliveries = [told[mid] for mid in sorted(told)[::2]]
 
@@ -285,9 +292,12 @@ async def test_webhooks_that_come_meanwhile_are_neither_lost_nor_doubled(
         group.create_task(deliver())
         group.create_task(adopt(world.store, raw_database.owner_url))
     assert await world.event_count() == planted.expected["adopted"]["messages"]
-    assert {row["source"]: row["n"] for row in await world.rows(
-        "select source, count(*) as n from convsync.contact_interaction_events group by 1"
-    )} == {"webhook": len(deliveries), "import": len(told) - len(deliveries)}
+    assert {
+        row["source"]: row["n"]
+        for row in await world.rows(
+            "select source, count(*) as n from convsync.contact_interaction_events group by 1"
+        )
+    } == {"webhook": len(deliveries), "import": len(told) - len(deliveries)}
     await judged_clean(world)
 
 
@@ -298,7 +308,9 @@ async def test_a_large_old_database_is_adopted(database: Any, raw_database: Any)
         includes((await adopt(world.store, raw_database.owner_url, dry_run=True)).as_json(), planted.expected)
         report = (await adopt(world.store, raw_database.owner_url)).as_json()
         includes(report, planted.expected)
-        assert report["new"]["messages"] == await world.event_count() == planted.expected["adopted"]["messages"]
+        assert (
+            report["new"]["messages"] == await world.event_count() == planted.expected["adopted"]["messages"]
+        )
         assert [row for row in await world.rows(COUNTS) if row["message_count"] != row["events"]] == []
         before = await state(world)
         assert not any((await adopt(world.store, raw_database.owner_url)).as_json()["new"].values())

@@ -23,7 +23,9 @@ def conversation(**more: Any) -> dict[str, Any]:
     return {"id": 1, "page_id": PAGE, "sender_id": ADA, **more}
 
 
-def event(text: str | None = "hello", *, at: Any = AT, kind: Any = "message_received", **metadata: Any) -> Any:
+def event(
+    text: str | None = "hello", *, at: Any = AT, kind: Any = "message_received", **metadata: Any
+) -> Any:
     return {"event_type": kind, "event_timestamp": at, "metadata": {"text": text, **metadata}}
 
 

@@ -1,1 +1,1 @@
-"""Moving the old system's database in: read it (`source`), judge its rows (`reading`), land them (`moving`)."""
+"""Moving the old system's database in: read it (`source`), judge it (`reading`), land it (`moving`)."""

@@ -222,7 +222,9 @@ class PersonReader:
         metadata = metadata if isinstance(metadata, dict) else {}
         event_type = _text(row.get("event_type")) or ""
         if event_type not in _TYPES:
-            raise UnusableError(f"event_type {drift_name(event_type)}" if event_type else "event_type is missing")
+            raise UnusableError(
+                f"event_type {drift_name(event_type)}" if event_type else "event_type is missing"
+            )
         at = _time(row.get("event_timestamp"))
         if at is None:
             raise UnusableError("event_timestamp is no time")

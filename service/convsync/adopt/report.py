@@ -59,7 +59,9 @@ class Report:
     @classmethod
     def of(cls, old: OldDatabase, *, dry_run: bool) -> Report:
         left = {table: sorted(old.columns[table].keys() - carried) for table, carried in _CARRIED.items()}
-        return cls(dry_run, old.as_of, old.schema, left_behind={t: names for t, names in left.items() if names})
+        return cls(
+            dry_run, old.as_of, old.schema, left_behind={t: names for t, names in left.items() if names}
+        )
 
     def add(self, adopted: Adopted) -> None:
         self.added.update(asdict(adopted))
@@ -130,7 +132,9 @@ class Report:
         _table("Repaired", document["repaired"])
         losses = document["not_repaired"]
         unusable = losses.pop("unusable_events")
-        _table("Not repaired", losses | {f"unusable events: {why}": number for why, number in unusable.items()})
+        _table(
+            "Not repaired", losses | {f"unusable events: {why}": number for why, number in unusable.items()}
+        )
         for one in self.owners:
             also = f"; conversations of it had also: {', '.join(one.others)}" if one.others else ""
             kept = "" if one.set else " (somebody is named here already, and stays)"
