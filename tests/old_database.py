@@ -1,8 +1,8 @@
 """A database as the old system left it, planted with damage that is known to the row.
 
 Made from the truth of the simulator: what Facebook has is what the old system once read, and then doubled,
-lost the ids of, and miscounted. `Planted.expected` is counted from the rows themselves, by other means than the
-product's.
+lost the ids of, and miscounted. `Planted.expected` is counted from the rows themselves, by other means than
+the product's.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def _words(people: dict[uuid.UUID, str], event: Json) -> tuple[Any, ...]:
 
 
 def invent(page_id: str, truth: Iterable[Json], seed: int = 1) -> Planted:
-    """One conversation in ten is doubled under the other constraint, one event in five is doubled, one in twenty
-    has lost its message id, three counts in ten are wrong, and two in a hundred have a last message that
-    never became an event.
+    """One conversation in ten is doubled under the other constraint, one event in five is doubled, one in
+    twenty has lost its message id, three counts in ten are wrong, and two in a hundred have a last message
+    that never became an event.
     """
     random = Random(seed)  # noqa: S311 - made to be predictable
     planted = Planted(page_id)

@@ -24,7 +24,8 @@ create schema crm;
 create table crm.messenger_conversations (id bigint, page_id bigint, sender_id text);
 create table crm.contact_interaction_events
   (conversation_id integer, event_type text, event_timestamp timestamp, metadata json);
-insert into crm.messenger_conversations values (1, 1001, ' 2001 '), (2, 1001, '2001'), (3, null, '2002'), (4, 1001, null);
+insert into crm.messenger_conversations values
+  (1, 1001, ' 2001 '), (2, 1001, '2001'), (3, null, '2002'), (4, 1001, null);
 insert into crm.contact_interaction_events values
   (1, 'message_received', '2026-02-01 10:00:00', '{"message_id": "m_1", "text": "hello"}'),
   (2, 'message_received', '2026-02-01 10:00:00', '{"message_id": "m_1", "text": "hello"}'),

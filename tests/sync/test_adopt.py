@@ -32,7 +32,8 @@ union all select 'change', to_jsonb(h) from convsync.conversation_changes h
 union all select 'letter', to_jsonb(d) from convsync.dead_letters d
 """
 COUNTS = """
-select c.sender_id, c.message_count, count(e.message_id) as events, max(e.event_timestamp) as newest, c.last_message_time
+select c.sender_id, c.message_count, count(e.message_id) as events,
+  max(e.event_timestamp) as newest, c.last_message_time
 from convsync.messenger_conversations c
 left join convsync.contact_interaction_events e
   on e.page_id = c.page_id and e.conversation_id = c.conversation_id and e.in_thread and e.deleted_at is null
@@ -177,9 +178,10 @@ async def test_wrong_times_directions_texts_and_owners_give_way_to_the_first_syn
                  select id, row_number() over (order by id) as n from contact_interaction_events
                ), other as (select min(id::text)::uuid as id from messenger_conversations)
                update contact_interaction_events e
-               set event_timestamp = case when n % 4 = 0 then event_timestamp + interval '3 days' else event_timestamp end,
+               set event_timestamp = event_timestamp + (n % 4 = 0)::integer * interval '3 days',
                  event_type = case when n % 4 = 1 then 'message_sent' else event_type end,
-                 metadata = case when n % 4 = 2 then metadata || '{"text": "zzz never said"}' else metadata end,
+                 metadata = metadata
+                   || case when n % 4 = 2 then '{"text": "zzz never said"}' else '{}' end::jsonb,
                  conversation_id = case when n % 4 = 3 then (select id from other) else conversation_id end
                from numbered where numbered.id = e.id"""
         )
@@ -197,9 +199,10 @@ async def test_messages_that_facebook_has_no_more_are_marked_by_the_sync(
     conversation = next(row["id"] for row in planted.conversations if row["sender_id"] == person)
     with psycopg.connect(raw_database.owner_url) as connection:
         connection.execute(
-            """insert into contact_interaction_events (id, conversation_id, event_type, event_timestamp, metadata)
-               select gen_random_uuid(), %(c)s, 'message_received', min(event_timestamp) + interval '1 second',
-                 '{"message_id": "m_taken_back", "text": "I did not say this"}'
+            """insert into contact_interaction_events
+                 (id, conversation_id, event_type, event_timestamp, metadata)
+               select gen_random_uuid(), %(c)s, 'message_received',
+                 min(event_timestamp) + interval '1 second', '{"message_id": "m_taken_back", "text": "I did not say this"}'
                from contact_interaction_events where conversation_id = %(c)s""",
             {"c": conversation},
         )
@@ -302,7 +305,7 @@ async def test_webhooks_that_come_meanwhile_are_neither_lost_nor_doubled(
 
 
 async def test_a_large_old_database_is_adopted(database: Any, raw_database: Any) -> None:
-    """5,000 conversations, 10 % doubled under the other constraint, 20 % of the events doubled, 5 % without id."""
+    """5,000 conversations, 10 % doubled under the other constraint, 20 % of the events, 5 % without id."""
     async with open_world(database, conversations=5000, messages=5.0) as world:
         planted = await old(world, raw_database.owner_url, seed=2)
         includes((await adopt(world.store, raw_database.owner_url, dry_run=True)).as_json(), planted.expected)
@@ -326,7 +329,8 @@ async def test_the_old_database_is_read_as_it_was_when_it_began(world: World, ra
         def meanwhile(read: int, expected: int) -> None:
             assert expected == len(planted.events)
             connection.execute(
-                """insert into contact_interaction_events (id, conversation_id, event_type, event_timestamp, metadata)
+                """insert into contact_interaction_events
+                 (id, conversation_id, event_type, event_timestamp, metadata)
                    select gen_random_uuid(), min(id::text)::uuid, 'message_received', now(),
                      jsonb_build_object('message_id', 'm_' || gen_random_uuid())
                    from messenger_conversations"""

@@ -193,7 +193,7 @@ class PersonReader:
         yield message
 
     def end(self) -> Iterator[Fact]:
-        """What is left when all events were told: those without an id that are no other's, lost last words."""
+        """What is left when all events were told: those without an id, lost last words."""
         damage = self._damage
         for waiting in [one for group in self._nameless.values() for one in group]:
             if waiting.twin:

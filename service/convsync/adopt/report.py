@@ -123,7 +123,7 @@ class Report:
         document = self.as_json()
         read, adopted, new = document["read"], document["adopted"], document["new"]
         _say(
-            f"{'Read (nothing is written)' if self.dry_run else 'Read'}: {read['conversations']:,} conversations"
+            f"Read{' (nothing is written)' if self.dry_run else ''}: {read['conversations']:,} conversations"
             f" and {read['events']:,} events of schema {self.schema}, as of {document['as_of']}."
         )
         _say(f"They are {adopted['conversations']:,} conversations with {adopted['messages']:,} messages.")

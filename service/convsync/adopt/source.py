@@ -11,7 +11,7 @@ server: however large the tables are, a few thousand rows are in memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -109,7 +109,7 @@ class OldDatabase:
         )
         return int((await self._row(self._named(query)))[0])
 
-    async def owners(self) -> AsyncIterator[tuple[str, str, int]]:
+    async def owners(self) -> AsyncGenerator[tuple[str, str, int], None]:
         """(page_id, user_id, conversations), the user with the most conversations of a Page first."""
         if not self.has(CONVERSATIONS, "user_id"):
             return
@@ -123,7 +123,7 @@ class OldDatabase:
         async for page_id, user_id, conversations in self._each(self._named(query)):
             yield page_id, user_id, conversations
 
-    async def people(self) -> AsyncIterator[Person]:
+    async def people(self) -> AsyncGenerator[Person, None]:
         """Everybody, by Page and person. A Page or person that is missing is an empty string."""
         query = sql.SQL(
             """select {page}, {sender}, to_jsonb(c)
@@ -140,7 +140,7 @@ class OldDatabase:
         if person is not None:
             yield person
 
-    async def events(self) -> AsyncIterator[tuple[str, str, str | None, Json]]:
+    async def events(self) -> AsyncGenerator[tuple[str, str, str | None, Json], None]:
         """(page_id, sender_id, message_id or None, row) of all events of conversations, in the order of
         `people`; of one person those without a message id first, then by message id.
         """
@@ -152,7 +152,7 @@ class OldDatabase:
         async for found in self._each(self._named(query)):
             yield found
 
-    async def orphans(self) -> AsyncIterator[Json]:
+    async def orphans(self) -> AsyncGenerator[Json, None]:
         """Events of conversations that are not there."""
         query = sql.SQL(
             """select to_jsonb(e) from {events} e
@@ -231,8 +231,8 @@ async def _begin(connection: psycopg.AsyncConnection[Any]) -> tuple[datetime, st
     await connection.execute(
         """select set_config(name, value, true)
            from (values ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
-             ('row_security', 'off'), ('timezone', 'UTC'), ('datestyle', 'ISO'), ('cursor_tuple_fraction', '1'))
-             s (name, value)"""
+             ('row_security', 'off'), ('timezone', 'UTC'), ('datestyle', 'ISO'),
+             ('cursor_tuple_fraction', '1')) s (name, value)"""
     )
     cursor = await connection.execute(
         """select n.nspname::text, now(),
