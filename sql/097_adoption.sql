@@ -184,7 +184,7 @@ begin
       where c.page_id = p_page_id and c.sender_id = l.sender_id and e.in_thread
         and e.event_timestamp >= date_trunc('second', l.at) and e.event_timestamp < date_trunc('second', l.at) + interval '1 second'
         and (l.direction is null or e.direction = l.direction)
-        and coalesce(l."text", '') in (coalesce(e.text_original, ''), coalesce(e.text_graph, ''), coalesce(e.body, ''))),
+        and (coalesce(l."text", '') = coalesce(e.body, '') or l."text" in (e.text_original, e.text_graph))),
     exists (
       select from convsync.dead_letters d
       where d.page_id = l.page_id and d.source = 'import' and d.digest = k.digest)
@@ -277,7 +277,9 @@ begin
     - (select count(*) from unnest(v_admitted) f where f.kind = 'message');
 
   if p_dry_run then
-    select count(distinct f.sender_id) filter (where c.conversation_id is null), count(distinct s.key) into conversations_added, statuses_set
+    -- Who is told of in several calls counts in the one that has their snapshot.
+    select count(distinct f.sender_id) filter (where f.kind = 'thread' and c.conversation_id is null), count(distinct s.key)
+    into conversations_added, statuses_set
     from unnest(v_admitted) f
     left join convsync.messenger_conversations c on c.page_id = p_page_id and c.sender_id = f.sender_id
     left join jsonb_each_text(p_standing) s

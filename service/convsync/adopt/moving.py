@@ -13,7 +13,7 @@ from functools import partial
 from convsync.adopt.reading import PersonReader, orphan
 from convsync.adopt.report import PageOwner, Report
 from convsync.adopt.source import OldDatabase, open_old_database
-from convsync.facts import Fact
+from convsync.facts import Fact, Message
 from convsync.store import Store
 from convsync.sync.ports import Time
 from convsync.sync.retry import Backoff, patiently
@@ -47,9 +47,10 @@ class _Batch:
         self._standing[sender_id] = status
 
     async def add(self, fact: Fact) -> None:
-        self._facts.append(fact)
-        if len(self._facts) >= BATCH:
+        # Copies of one message go together: a dry run, which stores none, would count them in each batch.
+        if len(self._facts) >= BATCH and not _is_copy(fact, self._facts[-1]):
             await self.flush()
+        self._facts.append(fact)
 
     async def flush(self) -> None:
         if not self._facts:
@@ -69,6 +70,10 @@ class _Batch:
         )
         self._report.add(adopted)
         self._facts, self._standing = [], {}
+
+
+def _is_copy(fact: Fact, other: Fact) -> bool:
+    return isinstance(fact, Message) and isinstance(other, Message) and fact.message_id == other.message_id
 
 
 async def adopt(
@@ -119,10 +124,10 @@ async def _people(old: OldDatabase, report: Report, batch: _Batch, progress: Cal
         async for person in people:
             await batch.of(person.page_id)
             reader = PersonReader(person, report.damage, report.as_of)
-            if (status := reader.standing) is not None:
-                batch.standing(person.sender_id, status)
             for fact in reader.begin():
                 await batch.add(fact)
+            if (status := reader.standing) is not None:
+                batch.standing(person.sender_id, status)
             while waiting is not None and waiting[:2] == (person.page_id, person.sender_id):
                 for fact in reader.event(*waiting[2:]):
                     await batch.add(fact)
