@@ -60,6 +60,7 @@ class Planted:
     conversations: list[Json] = field(default_factory=list)
     events: list[Json] = field(default_factory=list)
     statuses: dict[str, str] = field(default_factory=dict)
+    times: dict[str, datetime] = field(default_factory=dict)
 
     def person_of(self) -> dict[uuid.UUID, str]:
         return {row["id"]: row["sender_id"] for row in self.conversations}
@@ -173,6 +174,7 @@ def invent(page_id: str, truth: Iterable[Json], seed: int = 1) -> Planted:
                 "metadata": {"message_id": message["id"], "text": message["text"], "channel": "messenger"},
             }
             planted.events.append(event)
+            planted.times[message["id"]] = event["event_timestamp"]
     for event in random.sample(planted.events, round(len(planted.events) * 0.2)):
         # Under the constraint that was meant to prevent it a copy differs in its time.
         late = timedelta(seconds=random.choice((0, 0, 0, 90)))
