@@ -427,7 +427,13 @@ begin
             convsync_api._merge_metadata(o.metadata, o.graph_at, f.metadata, f.observed_at),
             o.reaction_marks, greatest(o.graph_at, f.observed_at)) end
       from unnest(p_facts) f
-      join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
+      cross join lateral (
+        -- Looked up by itself: as a join, all conversations of the Page may look cheaper to the planner than one row of them.
+        select c.conversation_id
+        from convsync.messenger_conversations c
+        where c.page_id = f.page_id and c.sender_id = f.sender_id
+        offset 0
+      ) k
       join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
       join convsync.messenger_conversations owner on owner.page_id = o.page_id and owner.conversation_id = o.conversation_id
       cross join lateral (

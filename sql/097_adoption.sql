@@ -65,7 +65,13 @@ begin
       metadata = convsync_api._fold_metadata(
         convsync_api._merge_metadata(o.metadata, null, f.metadata, f.observed_at), o.reaction_marks, f.observed_at)
     from unnest(p_copies) f
-    join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
+    cross join lateral (
+      -- Looked up by itself, as in _merge_messages.
+      select c.conversation_id
+      from convsync.messenger_conversations c
+      where c.page_id = f.page_id and c.sender_id = f.sender_id
+      offset 0
+    ) k
     join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
     where f.round = 1 and o.source = 'import' and e.page_id = o.page_id and e.message_id = o.message_id
     returning e.page_id, e.conversation_id, o.conversation_id as old_conversation_id, e.event_type,

@@ -136,6 +136,29 @@ def test_repeated_hearsay_changes_nothing_and_tells_nobody(owner: Connection) ->
     assert rows(owner, "select version from convsync.messenger_conversations order by sender_id") == before
 
 
+@pytest.mark.parametrize("source", ["import", "webhook"])
+def test_a_known_message_costs_a_lookup_and_no_walk_through_the_pages_people(
+    owner: Connection, source: str
+) -> None:
+    """At this size, and with these statistics, all people of the Page once looked cheaper than one."""
+    for start in range(0, 1600, 200):
+        told_now = [told(f"m_{n}", n, sender=f"{n:06}") for n in range(start, start + 200)]
+        ingest(owner, *told_now, source="import")
+    owner.execute("analyze convsync.messenger_conversations")
+
+    def read() -> int:
+        owner.execute("select pg_stat_force_next_flush()")
+        return call(
+            owner,
+            """select sum(idx_tup_read) from pg_stat_user_indexes
+               where schemaname = 'convsync' and relname = 'messenger_conversations'""",
+        )
+
+    before = read()
+    ingest(owner, *(told(f"m_{n}", n, sender=f"{n:06}") for n in range(1000, 1300)), source=source)
+    assert read() - before < 300 * 20
+
+
 # --- adopt_conversations
 
 
