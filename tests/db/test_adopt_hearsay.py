@@ -10,7 +10,8 @@ import pytest
 from psycopg.types.json import Jsonb
 from sessions import ADA, BOB, PAGE, Connection, at, call, ingest, rows, told
 
-from convsync.adopt.reading import HEARSAY, Letter
+from convsync.adopt.reading import HEARSAY, Damage, Letter, PersonReader
+from convsync.adopt.source import Person
 from convsync.facts import Absence, DeadLetter, Edit, Fact, Message, Reaction, Thread, Unsend, dump
 
 EVENTS = """
@@ -252,6 +253,26 @@ def test_who_was_erased_is_not_adopted_again(service: Connection, owner: Connect
     assert adopt(service, person(), told("m_1"), standing={ADA: "closed"}) == {"refused": 1}
     assert rows(owner, "select from convsync.contact_interaction_events") == []
     assert call(owner, "select count(*) from convsync.messenger_conversations where sender_id = '2001'") == 0
+
+
+def test_the_rows_of_somebody_who_is_erased_are_not_kept(service: Connection, owner: Connection) -> None:
+    """An old event names no person, only a conversation."""
+    old = {"conversation_id": 7, "event_type": "message_received", "event_timestamp": "2025-03-01T12:00:00"}
+    reader = PersonReader(Person(PAGE, ADA, [{"id": 7}]), Damage(), at(10**6))
+    (*told_now, kept) = [
+        *reader.begin(),
+        *reader.event(None, old | {"metadata": {"text": "hi"}}),
+        *reader.end(),
+    ]
+    assert adopt(service, *told_now, kept) == {"conversations_added": 1, "letters_added": 1}
+    raw = "select convert_from(raw, 'UTF8') as raw from convsync.dead_letters"
+    assert '"hi"' in call(owner, raw)
+    call(owner, "select convsync_api.erase_contact(%(page)s, %(who)s)", page=PAGE, who=ADA)
+    assert rows(owner, raw) == []
+    # Adopted again, it is kept that there was such a row, once.
+    assert adopt(service, *told_now, kept) == {"letters_added": 1}
+    assert adopt(service, *told_now, kept) == {}
+    assert rows(owner, raw) == [{"raw": ""}]
 
 
 def test_whose_a_page_is_is_said_once(service: Connection, owner: Connection) -> None:

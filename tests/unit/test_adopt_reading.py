@@ -100,7 +100,12 @@ def test_an_event_without_an_id_is_known_only_by_the_same_words_at_the_same_seco
     facts, damage = read((None, nameless), ("m_1", other))
     assert (damage.twins, damage.nameless) == (0, 1)
     (letter,) = letters(facts)
-    assert json.loads(letter.raw) == {"table": "contact_interaction_events", "row": nameless}
+    assert json.loads(letter.raw) == {
+        "page_id": PAGE,
+        "sender_id": ADA,
+        "table": "contact_interaction_events",
+        "row": nameless,
+    }
     assert (letter.sender_id, letter.direction, letter.text) == (ADA, "in", "hello")
     assert len(messages(facts)) == 1, "it never gets an id of ours"
 

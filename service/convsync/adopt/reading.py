@@ -211,7 +211,7 @@ class PersonReader:
             yield Letter(
                 page_id=self._person.page_id,
                 reason="the last message of a conversation that has no event",
-                raw=_raw(CONVERSATIONS, row),
+                raw=_raw(CONVERSATIONS, row, self._person),
                 sender_id=self._person.sender_id,
                 at=second,
                 text=_text(row.get("last_message")),
@@ -264,7 +264,7 @@ class PersonReader:
         return Letter(
             page_id=self._person.page_id,
             reason=reason,
-            raw=_raw(table, row),
+            raw=_raw(table, row, self._person),
             sender_id=seems.sender_id if seems else None,
             at=seems.at if seems else None,
             direction=seems.direction if seems else None,
@@ -290,8 +290,12 @@ def orphan(row: Json, damage: Damage) -> Letter:
     return Letter(page_id="", reason=reason, raw=_raw(EVENTS, row))
 
 
-def _raw(table: str, row: Json) -> bytes:
-    return orjson.dumps({"table": table, "row": row}, option=orjson.OPT_SORT_KEYS)
+def _raw(table: str, row: Json, person: Person | None = None) -> bytes:
+    """The row, and whose it is: an erasure looks for people by their ids."""
+    document: Json = {"table": table, "row": row}
+    if person is not None:
+        document |= {"page_id": person.page_id, "sender_id": person.sender_id}
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
 
 
 def _newest_first(rows: list[Json]) -> list[Json]:

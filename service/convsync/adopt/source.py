@@ -124,7 +124,9 @@ class OldDatabase:
             yield page_id, user_id, conversations
 
     async def people(self) -> AsyncGenerator[Person, None]:
-        """Everybody, by Page and person. A Page or person that is missing is an empty string."""
+        """Everybody, by Page and person. A Page or person that is missing is an empty string; of these each
+        row comes alone.
+        """
         query = sql.SQL(
             """select {page}, {sender}, to_jsonb(c)
                from {conversations} c
@@ -132,7 +134,8 @@ class OldDatabase:
         )
         person: Person | None = None
         async for page_id, sender_id, row in self._each(self._named(query)):
-            if person is None or (person.page_id, person.sender_id) != (page_id, sender_id):
+            known = page_id and sender_id
+            if person is None or not known or (person.page_id, person.sender_id) != (page_id, sender_id):
                 if person is not None:
                     yield person
                 person = Person(page_id, sender_id)
