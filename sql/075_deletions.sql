@@ -134,8 +134,8 @@ begin
       join convsync.contact_interaction_events e on e.page_id = c.page_id and e.conversation_id = c.conversation_id
       where not c.in_several_threads and e.in_thread and e.deleted_at is null and e.received_at < p_granted_at
         and e.event_timestamp >= l.after_at + interval '1 second' and e.event_timestamp < l.upto_at + interval '1 second'
-        -- What neither Graph nor a webhook ever told cannot be missed there.
-        and (e.graph_at is not null or e.source = 'webhook')
+        -- What only a program told cannot be missed there. Another database had it from Graph.
+        and (e.graph_at is not null or e.source in ('webhook', 'import'))
         and e.message_id <> all (l.listed)
     )
     select jsonb_build_object(

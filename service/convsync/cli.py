@@ -27,6 +27,8 @@ from pydantic import ValidationError
 
 from convsync import __version__
 from convsync import status as status_command
+from convsync.adopt.moving import adopt as adopt_database
+from convsync.adopt.report import bar as adoption_bar
 from convsync.console import (
     Table,
     escape_controls,
@@ -788,6 +790,25 @@ async def purge(page_id: str, before: datetime, json_: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Write nothing; the same report.")
+@as_json
+@command
+async def adopt(dry_run: bool, json_: bool) -> None:
+    """Move the old system's database in, repaired. It is the one at CONVSYNC_ADOPT_URL, and is only read."""
+    settings = load_settings()
+    if settings.adopt_url is None:
+        raise click.UsageError("CONVSYNC_ADOPT_URL is needed: the database of the old system")
+    url = settings.adopt_url.get_secret_value()
+    async with open_store(settings) as (store, _):
+        with adoption_bar(quiet=json_) as progress_of_events:
+            report = await adopt_database(store, url, dry_run=dry_run, progress=progress_of_events)
+    if json_:
+        print_json(report.as_json())
+    else:
+        report.show()
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

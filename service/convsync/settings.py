@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     migrate_database_url: SecretStr | None = None
     direct_database_url: SecretStr | None = None
+    adopt_url: SecretStr | None = None
     data_dir: Path = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
             raise ValueError("must be https, or http on this machine")
         return value
 
-    @field_validator("database_url", "migrate_database_url", "direct_database_url")
+    @field_validator("database_url", "migrate_database_url", "direct_database_url", "adopt_url")
     @classmethod
     def _readable_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:

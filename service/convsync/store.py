@@ -258,6 +258,20 @@ class LostHour:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """What of another database was news here. `letters_answered` have their message here; `refused` messages
+    are of people who were erased, or of before a retention horizon.
+    """
+
+    conversations_added: int = 0
+    messages_added: int = 0
+    statuses_set: int = 0
+    letters_added: int = 0
+    letters_answered: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MirroredConversation:
     conversation_id: int
     sender_id: str
@@ -1249,6 +1263,33 @@ class Store:
             message_id=message_id,
         )
         return life
+
+    # Moving in
+
+    async def adopt_page(self, *, page_id: str, owner_ref: str, dry_run: bool) -> bool:
+        """Say whose a Page is, if nobody has yet; whether that was news."""
+        news: bool = await self._value(
+            """select convsync_api.adopt_page(p_page_id => %(page_id)s, p_owner_ref => %(owner_ref)s,
+               p_dry_run => %(dry_run)s)""",
+            page_id=page_id,
+            owner_ref=owner_ref,
+            dry_run=dry_run,
+        )
+        return news
+
+    async def adopt_conversations(
+        self, *, page_id: str, batch: Sequence[Fact], standing: Mapping[str, str], dry_run: bool
+    ) -> Adopted:
+        """Take over what another database holds of a Page; `standing` is the status of people, by id."""
+        return await self._one(
+            Adopted,
+            """select * from convsync_api.adopt_conversations(p_page_id => %(page_id)s,
+               p_facts => %(facts)s, p_standing => %(standing)s, p_dry_run => %(dry_run)s)""",
+            page_id=page_id,
+            facts=_facts(batch),
+            standing=Jsonb(dict(standing)),
+            dry_run=dry_run,
+        )
 
 
 def _facts(batch: Sequence[Fact]) -> Jsonb:
