@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
@@ -33,7 +33,10 @@ from convsync.web.routing import ROUTES, Route
 
 @dataclass(frozen=True)
 class Call:
-    """How a route is called, what it then answers, and whether what it touches belongs to a Page or all."""
+    """How a route is called, what it then answers, and whether what it touches belongs to a Page or all.
+
+    `status` 0: it depends on the server that the tests run on.
+    """
 
     status: int
     path: str = ""
@@ -51,6 +54,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/healthz"): Call(200),
     ("GET", "/readyz"): Call(0),  # 200 or 503: this test's server may not be durable
     ("GET", "/metrics"): Call(200, of_all_pages=True),
+    ("GET", "/openapi.json"): Call(200),
     ("GET", "/api/pages"): Call(200),
     ("POST", "/api/pages"): Call(201, body=lambda _: {"page_id": PAGE, "name": "Again"}, of_a_page=True),
     ("GET", "/api/pages/{page_id}"): Call(200, f"/api/pages/{PAGE}", of_a_page=True),
@@ -117,8 +121,46 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/webhook"): Call(403),
     ("POST", "/api/webhook"): Call(403, body=lambda _: {"object": "page", "entry": []}),
 }
-# In the table it is public, because a ticket opens it too; without one it needs a key.
-GUARDED_BY_ITSELF = {("GET", "/api/conversations/sync-stream"): "read"}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A column of the matrix: what a caller sends, and whom of the table's accesses that makes it.
+
+    A new kind of credentials, like the console's sessions, is a new column here: valid, expired, and sent
+    along with a request that another site's page made.
+    """
+
+    headers: dict[str, str]
+    role: Literal["nobody", "read", "operate"]
+    elsewhere: bool = False
+    """Limited to another Page than the one of the calls."""
+    reads_only: bool = False
+    """Good for GET only, whatever the role."""
+
+    def may(self, route: Route) -> bool:
+        if self.role == "nobody" or (self.reads_only and route.method != "GET"):
+            return False
+        return route.access == "read" or self.role == "operate"
+
+
+def typed(key: str) -> dict[str, str]:
+    """A key that a person typed: the browser then sends it by itself."""
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{key}".encode()).decode()}
+
+
+# What a browser says of a request that another site's page made it send.
+CROSS_SITE = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+CALLERS = {
+    "no key": Caller({}, "nobody"),
+    "wrong key": Caller(bearer(OPERATE_KEY[:-1]), "nobody"),
+    "key of another Page": Caller(bearer(ELSEWHERE_KEY), "operate", elsewhere=True),
+    "read key": Caller(bearer(READ_KEY), "read"),
+    "operate key": Caller(bearer(OPERATE_KEY), "operate"),
+    "typed key": Caller(typed(OPERATE_KEY), "operate", reads_only=True),
+    "cross-site, without a key": Caller(CROSS_SITE, "nobody"),
+    "cross-site, with the typed key": Caller(CROSS_SITE | typed(OPERATE_KEY), "operate", reads_only=True),
+}
 
 
 @pytest.fixture
@@ -137,18 +179,17 @@ def name(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-def expected(route: Route, kind: str) -> int:
+def expected(route: Route, caller: Caller) -> int:
     call = CALLS[route.method, route.path]
-    access = GUARDED_BY_ITSELF.get((route.method, route.path), route.access)
-    if access == "public":
+    if route.access == "public":
         return call.status
-    if kind in ("no", "wrong"):
+    if caller.role == "nobody" or (caller.reads_only and route.method != "GET"):
         return 401
-    if kind == "elsewhere" and call.of_a_page:
-        return 404
-    if kind == "elsewhere" and call.of_all_pages:
+    if not caller.may(route):
         return 403
-    if kind == "read" and access == "operate":
+    if caller.elsewhere and call.of_a_page:
+        return 404
+    if caller.elsewhere and call.of_all_pages:
         return 403
     return call.status
 
@@ -160,24 +201,17 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
     call = CALLS[route.method, route.path]
     path = (call.path or route.path).replace("RUN", run_id)
     assert "{" not in path
-    keys = {
-        "no": None,
-        "wrong": OPERATE_KEY[:-1],
-        "elsewhere": ELSEWHERE_KEY,
-        "read": READ_KEY,
-        "operate": OPERATE_KEY,
-    }
-    for kind, key in keys.items():
+    for kind, caller in CALLERS.items():
         async with service.client.request(
             route.method,
             path,
             params=call.query(run_id) if call.query else None,
             json=call.body(run_id) if call.body else None,
-            headers=bearer(key) if key else {},
+            headers=caller.headers,
         ) as answer:
             text = await answer.text()
             headers = str(answer.headers)
-            wanted = expected(route, kind)
+            wanted = expected(route, caller)
             if wanted:
                 assert answer.status == wanted, (kind, text)
             if wanted == 401:
@@ -189,16 +223,36 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
             elif wanted == 404:
                 problem(json.loads(text), 404, "not_found")
             assert answer.headers["X-Request-ID"]
+            # A page of another site cannot read it, whatever it is.
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert "Access-Control-Allow-Credentials" not in answer.headers
             for secret in SECRETS:
                 assert secret not in text, kind
                 assert secret not in headers, kind
+
+
+READS = [route for route in ROUTES if route.method == "GET"]
+
+
+@pytest.mark.parametrize("route", READS, ids=name)
+async def test_head_is_answered_as_get_without_its_body(service: Service, run_id: str, route: Route) -> None:
+    call = CALLS[route.method, route.path]
+    path = (call.path or route.path).replace("RUN", run_id)
+    for caller in (CALLERS["no key"], CALLERS["operate key"]):
+        async with service.client.head(
+            path, params=call.query(run_id) if call.query else None, headers=caller.headers
+        ) as answer:
+            wanted = 405 if route.is_stream else expected(route, caller)
+            assert answer.status == wanted or not wanted
+            assert await answer.read() == b""
+            assert answer.headers["X-Request-ID"]
 
 
 async def test_the_application_has_exactly_the_routes_of_the_table(service: Service) -> None:
     served = {
         (one.method, one.resource.canonical)
         for one in service.app.router.routes()
-        if one.resource is not None
+        if one.resource is not None and one.method != "HEAD"
     }
     listed = [(route.method, route.path) for route in ROUTES]
     assert served == set(listed) == set(CALLS)
@@ -225,6 +279,12 @@ async def test_a_route_that_is_not_in_the_table_is_nobodys(
 def test_a_route_cannot_be_registered_without_an_access() -> None:
     with pytest.raises(TypeError, match="access"):
         routing.route("GET", "/forgotten")  # type: ignore[call-arg]
+
+
+async def test_every_access_of_the_table_has_a_rule_here() -> None:
+    """A column decides by role: an access that is none of these would be let through by none of them."""
+    assert {route.access for route in ROUTES} == {"public", "read", "operate"}
+    assert {caller.role for caller in CALLERS.values()} == {"nobody", "read", "operate"}
 
 
 def basic(user: str, password: str) -> dict[str, str]:
@@ -325,7 +385,9 @@ async def test_no_error_repeats_the_secret_it_was_sent(service: Service) -> None
             assert answer.status == 422
             assert PAGE_TOKEN not in await answer.text()
     async with service.client.post(
-        "/api/pages", data='{"token": "' + PAGE_TOKEN + '", ', headers=OPERATOR
+        "/api/pages",
+        data='{"token": "' + PAGE_TOKEN + '", ',
+        headers={**OPERATOR, "Content-Type": "application/json"},
     ) as answer:
         assert answer.status == 400
         assert PAGE_TOKEN not in await answer.text()

@@ -22,18 +22,21 @@ from convsync.observe.alerts import DELETIONS_HELD_BACK, Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.observe.watch import WriteWatch
+from convsync.outgoing import Outgoing, poster
 from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import middlewares
+from convsync.web import cors, middlewares, openapi
+from convsync.web.limits import RateLimit
 from convsync.web.routes import (
     changes,
     compliance,
     console,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -48,6 +51,7 @@ from convsync.web.state import (
     ALERTER,
     COMMIT,
     CONTACTS,
+    DESCRIPTION,
     DRIFT,
     GRAPH,
     LIFECYCLE,
@@ -76,6 +80,7 @@ _MODULES = (
     console,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -96,6 +101,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         middlewares=[
             middlewares.deliveries_measured(path),
             middlewares.request_id,
+            cors.preflights(settings.allowed_origins),
             middlewares.problems,
             middlewares.access,
             middlewares.parameters,
@@ -107,9 +113,14 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
     app[middlewares.KEYS] = settings.keys()
-    app[middlewares.ACCESS] = {(route.method, route.path): route.access for route in ROUTES}
+    app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
+    app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
+    app[DESCRIPTION] = openapi.description(ROUTES)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
+        if route.method == "GET" and not route.is_stream:
+            app.router.add_route("HEAD", route.path, route.handler)
+    app.on_response_prepare.append(cors.headers(settings.allowed_origins))
     aiohttp_jinja2.setup(
         app,
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
@@ -197,7 +208,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         hidden_consumers=limited_consumers(app[middlewares.KEYS]),
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
-    async with asyncio.TaskGroup() as group:
+    async with poster() as post, asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         schedule = Schedule(settings.sync_interval, settings.reconcile_interval)
         supervising = group.create_task(runner.supervise(schedule=schedule), name="sync supervisor")
@@ -206,6 +217,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         tidying = group.create_task(_tidy(store, settings), name="janitor")
         watching = group.create_task(watch.run(), name="write watch")
         telling = group.create_task(alerter.run(), name="alerts")
+        delivering = group.create_task(Outgoing(store, app[TOKENS], post).run(), name="outgoing webhooks")
         yield
         # What is refused from here on is refused because we end, which needs nobody.
         await end(watching)
@@ -213,7 +225,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
         # Who sees drift ends before it is written for the last time.
-        for task in (tidying, reading, supervising, counting):
+        for task in (tidying, reading, supervising, counting, delivering):
             await end(task)
         await committing
         await drift.close(_DRIFT_SECONDS)

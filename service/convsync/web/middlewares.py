@@ -15,14 +15,18 @@ from aiohttp.typedefs import Middleware
 from convsync.errors import ConvsyncError
 from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
+from convsync.web import tickets
+from convsync.web.asked import once_each, read_parameters, refuse_unstorable
+from convsync.web.limits import RateLimit, TooManyRequests
 from convsync.web.routing import (
     KEY,
+    PATH,
+    QUERY,
     REQUEST_ID,
-    Access,
     Forbidden,
+    Route,
     Unauthorized,
     new_request_id,
-    refuse_unstorable,
 )
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,8 +36,9 @@ _SQL_NAME = re.compile(r"^p_(patch\.)?")
 _LOGGED = "the error was logged under this request id"
 _log = structlog.get_logger(__name__)
 
-ACCESS: web.AppKey[Mapping[tuple[str, str], Access]] = web.AppKey("access", Mapping)
+TABLE: web.AppKey[Mapping[tuple[str, str], Route]] = web.AppKey("table", Mapping)
 KEYS: web.AppKey[list[ApiKey]] = web.AppKey("keys", list)
+LIMIT: web.AppKey[RateLimit] = web.AppKey("limit", RateLimit)
 
 
 def problem(
@@ -108,7 +113,10 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         if field and (known := _SQL_NAME.sub("", field)) != field:
             # A function speaks of its own parameter; the caller wrote what is left of that name.
             extra, detail = {**extra, "field": known}, detail.replace(field, known)
-        return problem(request, error.status, error.code, error.title, detail, extra)
+        answer = problem(request, error.status, error.code, error.title, detail, extra)
+        if isinstance(error, TooManyRequests):
+            answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -127,33 +135,55 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         return problem(request, 500, "internal_error", "Internal error", _LOGGED)
 
 
+def known_route(request: web.Request) -> Route | None:
+    """The route that this request is for, if the table has it. HEAD is asked of what answers GET."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return None
+    method = "GET" if request.method == "HEAD" else request.method
+    return request.config_dict[TABLE].get((method, resource.canonical))
+
+
 @web.middleware
 async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     """Let through whom the route table lets through; a route it does not know is nobody's."""
-    resource = request.match_info.route.resource
-    if request.match_info.http_exception is not None or resource is None:
+    if request.match_info.http_exception is not None or request.match_info.route.resource is None:
         return await handler(request)
-    method = "GET" if request.method == "HEAD" else request.method
-    needed = request.config_dict[ACCESS].get((method, resource.canonical))
-    if needed == "public":
+    route = known_route(request)
+    if route is not None and route.access == "public":
         return await handler(request)
-    key = find_key(request.config_dict[KEYS], presented_key(request))
+    key = _caller(request, route)
     if key is None:
-        raise Unauthorized("send an API key as `Authorization: Bearer KEY`")
-    if needed is None or (needed == "operate" and key.role != "operate"):
+        either = ", or a stream ticket" if route is not None and route.ticket else ""
+        raise Unauthorized(f"send an API key as `Authorization: Bearer KEY`{either}")
+    request.config_dict[LIMIT].take(key.name)
+    if route is None or (route.access == "operate" and key.role != "operate"):
         raise Forbidden(f"the key {key.name} may not do this")
     request[KEY] = key
     return await handler(request)
 
 
+def _caller(request: web.Request, route: Route | None) -> ApiKey | None:
+    """Whose request it is: by a stream ticket where there is one and the route takes them, else by key."""
+    keys = request.config_dict[KEYS]
+    if route is not None and route.ticket and (ticket := request.query.get("ticket")):
+        return tickets.redeem(keys, ticket, route.ticket(request))
+    return find_key(keys, presented_key(request))
+
+
 @web.middleware
 async def parameters(request: web.Request, handler: Next) -> web.StreamResponse:
-    """What no row can be named by is refused before anything is asked for by it.
+    """Read what stands in path and query; what is wrong is refused before anything is asked for by it.
 
     Not of the webhook, whose answers are Meta's: 200 or 403.
     """
-    if request.path != "/api/webhook":
-        refuse_unstorable(request)
+    route = known_route(request)
+    if request.path == "/api/webhook" or request.match_info.http_exception is not None or route is None:
+        return await handler(request)
+    refuse_unstorable(request)
+    request[PATH] = read_parameters(route.path_model, request.match_info)
+    if route.query is not None:
+        request[QUERY] = read_parameters(route.query, once_each(request.query))
     return await handler(request)
 
 
