@@ -37,6 +37,7 @@ from requests.auth import AuthBase
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    negative_data_rejection,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -219,7 +220,7 @@ class Signed(AuthBase):
     """Signs what is sent to the webhook, as Meta does."""
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        if request.url is not None and request.url.endswith("/api/webhook"):
+        if "X-Hub-Signature-256" in request.headers:
             body = request.body.encode() if isinstance(request.body, str) else request.body or b""
             request.headers["X-Hub-Signature-256"] = signature(body)
         return request
@@ -228,7 +229,14 @@ class Signed(AuthBase):
 @known.parametrize()
 @bounded
 def test_every_route_keeps_to_the_document(case: Any, running: Running) -> None:
-    case.call_and_validate(base_url=running.url, session=running.session, timeout=30)
+    # An empty parameter is none (allowEmptyValue), whatever its kind: Schemathesis takes it for a wrong one.
+    empty = "" in (case.query or {}).values()
+    case.call_and_validate(
+        base_url=running.url,
+        session=running.session,
+        timeout=30,
+        excluded_checks=[negative_data_rejection] if empty else [],
+    )
 
 
 @nobody.parametrize()

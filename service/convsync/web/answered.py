@@ -95,6 +95,20 @@ class BegunRun(Run):
     resumed: Annotated[bool, Field(description="It goes on where an earlier attempt stopped.")]
 
 
+class WatchedRun(Run):
+    """A run as its stream tells it: where it stands."""
+
+    stream_request_id: Annotated[str, Field(description="Of the request that watches.")]
+
+
+class WatchedBatch(FailedBatch):
+    """A batch that the run could not read, as its stream tells it."""
+
+    run_id: Identity
+    request_id: str | None
+    stream_request_id: Annotated[str, Field(description="Of the request that watches.")]
+
+
 class Ticket(Document):
     """What an EventSource shows instead of a key."""
 
@@ -375,6 +389,10 @@ class Change(Document):
     version: Version
     kinds: Annotated[list[str], Field(description="What changed it: message, edit, thread, erased, ..")]
     at: datetime
+
+
+class StreamedChange(Change):
+    stream_request_id: Annotated[str, Field(description="Of the request that watches.")]
 
 
 class Changes(Document):

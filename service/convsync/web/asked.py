@@ -242,7 +242,8 @@ async def read_body(request: web.Request, model: type[Model]) -> Model:
     if raw and request.content_type != "application/json" and not request.content_type.endswith("+json"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
     try:
-        body = model.model_validate_json(raw or b"{}")
+        # Strictly: 0 is no false and "5" no number, here as in the document.
+        body = model.model_validate_json(raw or b"{}", strict=True)
     except ValidationError as error:
         if (
             error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]

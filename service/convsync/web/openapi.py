@@ -157,11 +157,9 @@ def _schemas(routes: Sequence[Route]) -> tuple[Json, Mapping[Any, Json]]:
     for route in routes:
         if body := _body_model(route):
             wanted.append((body, "validation"))
-        wanted += [
-            (answer.of, "serialization")
-            for answer in route.answers.values()
-            if isinstance(answer.of, type) and issubclass(answer.of, BaseModel)
-        ]
+        for answer in route.answers.values():
+            told = [answer.of, *answer.events.values()]
+            wanted += [(one, "serialization") for one in told if one not in (None, dict)]
     refs, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
     schemas = definitions.get("$defs", {})
     # An error has those of these that tell something.
@@ -223,7 +221,14 @@ def _parameters(route: Route) -> list[Json]:
     if route.query is not None:
         required = route.query.model_json_schema().get("required", [])
         found += [
-            {"name": name, "in": "query", "required": name in required, **_described(schema)}
+            {
+                "name": name,
+                "in": "query",
+                "required": name in required,
+                # Like one that is not there.
+                **({"allowEmptyValue": True} if name not in required else {}),
+                **_described(schema),
+            }
             for name, schema in _properties(route.query)
             if not (route.ticket and name == "ticket")  # that is a way to be let in
         ]
@@ -305,9 +310,25 @@ def _answer(answer: Answer, refs: Mapping[Any, Json]) -> Json:
         found["content"] = {answer.media_type: {"schema": {"type": "object"}}}
     elif answer.of is not None:
         found["content"] = {answer.media_type: {"schema": refs[answer.of]}}
+    elif answer.events:
+        kinds = [_event(kind, refs[model]) for kind, model in answer.events.items()]
+        found["content"] = {answer.media_type: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
     elif answer.media_type != _JSON:
         found["content"] = {answer.media_type: {"schema": {"type": "string"}}}
     return found
+
+
+def _event(kind: str, data: Json) -> Json:
+    """Of each event of a stream."""
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"const": kind},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": _JSON, "contentSchema": data},
+        },
+        "required": ["event", "id", "data"],
+    }
 
 
 def _problem(status: int, codes: Sequence[str]) -> Json:

@@ -39,10 +39,12 @@ class Answer:
     what: str = ""
     media_type: str = "application/json"
     headers: Sequence[str] = ()
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    """Of a stream: the model of each event's data."""
 
     @property
     def is_stream(self) -> bool:
-        return self.media_type == EVENT_STREAM
+        return bool(self.events)
 
 
 EVENT_STREAM = "text/event-stream"

@@ -110,7 +110,13 @@ async def set_position(request: web.Request) -> web.Response:
     access="read",
     query=StreamChanges,
     headers=[Header("Last-Event-ID", "The position to go on from; goes before `after`.")],
-    answers={200: Answer(what="Events `change`, whose id is the position.", media_type=EVENT_STREAM)},
+    answers={
+        200: Answer(
+            what="Events `change`, whose id is the position.",
+            media_type=EVENT_STREAM,
+            events={"change": answered.StreamedChange},
+        )
+    },
     errors=(Erased,),
     ticket=lambda _: tickets.CHANGES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, Field
 
 from convsync.errors import InvalidArgument, NotFound
@@ -28,7 +29,8 @@ _FORM = Body(Signed, ("application/x-www-form-urlencoded", "multipart/form-data"
 async def _signed(request: web.Request) -> dict[str, str]:
     try:
         form = await request.post()
-    except (AssertionError, LookupError, ValueError):  # what aiohttp makes of a form that is none
+    # What aiohttp makes of a form that is none.
+    except (AssertionError, LookupError, ValueError, HttpProcessingError):
         raise BadRequest("the body is not a form") from None
     text = form.get("signed_request")
     if not isinstance(text, str):

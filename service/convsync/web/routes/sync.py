@@ -30,8 +30,13 @@ from convsync.web.state import LIFECYCLE, RUNNER, STORE
 _LONGEST_WAIT = 3600
 
 _RUN_EVENTS = Answer(
-    what="Events `progress`, `batch_failed` and, last, `done`; the data of `progress` and `done` is the run.",
+    what="Where it stands now, and with each change; each batch it could not read; last, `done`.",
     media_type=EVENT_STREAM,
+    events={
+        "progress": answered.WatchedRun,
+        "batch_failed": answered.WatchedBatch,
+        "done": answered.WatchedRun,
+    },
 )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from convsync.errors import DatabaseUnavailable
-from convsync.facts import Json
 from convsync.web.asked import BadRequest, BodyTooLarge
 from convsync.web.routing import Answer, Body, Forbidden, route
 from convsync.web.state import COMMIT, CONTACTS, DRIFT, SETTINGS
@@ -31,7 +31,7 @@ class Delivery(BaseModel):
     """A delivery of Meta's. What is in an entry, and cannot be understood, is kept as a dead letter."""
 
     object: str = Field(description="`page`.", examples=["page"])
-    entry: list[Json]
+    entry: list[Any]
 
 
 @route(
