@@ -106,6 +106,9 @@ declare
   v_now timestamptz := convsync_api._now();
   v_consumer text := convsync_api._outgoing_consumer(p_name);
 begin
+  if p_after is not null then
+    perform convsync_api._check_position(p_after, 'after');
+  end if;
   if p_name is null or p_name !~ '^[A-Za-z0-9_.-]{1,100}$' then
     raise exception 'a name has 1 to 100 letters, digits, points, dashes and underscores' using errcode = 'ZC003', hint = 'p_name';
   end if;
