@@ -1,4 +1,4 @@
-"""Each answer is as the OpenAPI document says, with no field more or less, on a mirror of some of everything."""
+"""Each answer is as the OpenAPI document says, with no field more or less."""
 
 from __future__ import annotations
 
