@@ -119,16 +119,22 @@ class Whole:
         return {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
 
     def _read(self, text: object) -> int:
-        # int() refuses text of thousands of digits with an error of its own
-        if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 19:
-            number = int(text)
-            if self.lowest <= number <= self.highest:
-                return number
+        number = _number(text, self.lowest, self.highest)
+        if number is not None:
+            return number
         raise PydanticCustomError(
             "whole_number",
             "must be a number from {lowest} to {highest}",
             {"lowest": self.lowest, "highest": self.highest},
         )
+
+
+def _number(text: object, lowest: int, highest: int) -> int | None:
+    # int() refuses text of thousands of digits with an error of its own
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 19:
+        number = int(text)
+        return number if lowest <= number <= highest else None
+    return None
 
 
 def _read_id(given: object) -> int:
@@ -194,7 +200,26 @@ def path_model(path: str) -> type[BaseModel]:
     return create_model("Path", __base__=Asked, **fields)
 
 
-# --- reading them
+# --- reading them, where a route has no model: a page of the console
+
+
+def whole_number(text: str, name: str, *, lowest: int = 1, highest: int = LAST_ID) -> int:
+    """A number in an address, within its bounds."""
+    number = _number(text, lowest, highest)
+    if number is None:
+        raise refused(name, f"must be a number from {lowest} to {highest}")
+    return number
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """A parameter that is `true` or `false`; without it, false."""
+    text = request.query.get(name) or "false"
+    if text not in ("true", "false"):
+        raise refused(name, "must be true or false")
+    return text == "true"
+
+
+# --- reading them by their models
 
 
 def _told(error: ValidationError) -> InvalidArgument:

@@ -19,7 +19,11 @@ from pydantic import BaseModel
 
 from convsync.errors import ConvsyncError, NotFound
 from convsync.settings import ApiKey
+from convsync.web.asked import BadRequest as BadRequest
+from convsync.web.asked import flag as flag
 from convsync.web.asked import path_model
+from convsync.web.asked import refused as refused
+from convsync.web.asked import whole_number as whole_number
 
 Access = Literal["public", "read", "operate"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
