@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,16 @@ from http_support import (
     bearer,
     problem,
 )
+from pydantic import SecretStr
 
+from convsync.settings import ApiKey
 from convsync.web import routing
 from convsync.web.app import create_app
+from convsync.web.middlewares import KEYS
 from convsync.web.routing import ROUTES, Route
+from convsync.web.sessions import LIFETIME_SECONDS, PLAIN_COOKIE
+from convsync.web.state import SESSIONS
+from secrets_hunt import marked
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,35 @@ class Call:
 # Every route is here: one that is missing fails the test of its access.
 CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/"): Call(200),
-    ("GET", "/console/{file}"): Call(200, "/console/console.css"),
+    ("GET", "/console/login"): Call(200),
+    ("POST", "/console/login"): Call(403),
+    ("POST", "/console/logout"): Call(303),
+    ("GET", "/console/assets/{file}"): Call(200, "/console/assets/console.css"),
+    ("GET", "/console/pages/{page_id}"): Call(200, f"/console/pages/{PAGE}", of_a_page=True),
+    ("POST", "/console/pages/{page_id}/syncs"): Call(422, f"/console/pages/{PAGE}/syncs", of_a_page=True),
+    ("GET", "/console/sync-runs/{run_id}"): Call(200, "/console/sync-runs/RUN", of_a_page=True),
+    ("POST", "/console/sync-runs/{run_id}/cancel"): Call(
+        303, "/console/sync-runs/RUN/cancel", of_a_page=True
+    ),
+    ("POST", "/console/sync-runs/{run_id}/retry"): Call(303, "/console/sync-runs/RUN/retry", of_a_page=True),
+    ("GET", "/console/pages/{page_id}/conversations"): Call(
+        200, f"/console/pages/{PAGE}/conversations", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/conversations/{conversation_id}"): Call(
+        404, f"/console/pages/{PAGE}/conversations/1", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
+        404, f"/console/pages/{PAGE}/conversations/1/timing", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/messages/{message_id}"): Call(
+        404, f"/console/pages/{PAGE}/messages/m_1", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/timing"): Call(200, f"/console/pages/{PAGE}/timing", of_a_page=True),
+    ("GET", "/console/dead-letters"): Call(200),
+    ("GET", "/console/dead-letters/{dead_letter_id}"): Call(404, "/console/dead-letters/1"),
+    ("POST", "/console/dead-letters/{dead_letter_id}/replay"): Call(404, "/console/dead-letters/1/replay"),
+    ("POST", "/console/dead-letters/{dead_letter_id}/discard"): Call(404, "/console/dead-letters/1/discard"),
+    ("GET", "/console/changes"): Call(200),
     ("GET", "/healthz"): Call(200),
     ("GET", "/readyz"): Call(0),  # 200 or 503: this test's server may not be durable
     ("GET", "/metrics"): Call(200, of_all_pages=True),
@@ -121,6 +156,14 @@ CALLS: dict[tuple[str, str], Call] = {
 GUARDED_BY_ITSELF = {("GET", "/api/conversations/sync-stream"): "read"}
 
 
+# How a browser that has a session says who made it ask.
+SENT_BY = {
+    "session": {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"},
+    "session of an old browser": {},
+    "session, from another site": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+}
+
+
 @pytest.fixture
 async def run_id(service: Service) -> str:
     """A Page with a token that opens nothing, and a run of it that has ended."""
@@ -133,6 +176,10 @@ async def run_id(service: Service) -> str:
     return found
 
 
+def session(cookie: str) -> dict[str, str]:
+    return {"Cookie": f"{PLAIN_COOKIE}={cookie}"}
+
+
 def name(route: Route) -> str:
     return f"{route.method} {route.path}"
 
@@ -142,8 +189,15 @@ def expected(route: Route, kind: str) -> int:
     access = GUARDED_BY_ITSELF.get((route.method, route.path), route.access)
     if access == "public":
         return call.status
-    if kind in ("no", "wrong"):
+    if kind in ("no", "wrong", "expired session", "session of another key", "key of a session"):
         return 401
+    if kind in SENT_BY:
+        # A session reads. What it changes, it changes by the console's forms: these lack its token.
+        if route.method != "GET":
+            return 403 if route.path.startswith("/console/") else 401
+        if SENT_BY[kind].get("Sec-Fetch-Site") == "cross-site":
+            return 403
+        kind = "read"
     if kind == "elsewhere" and call.of_a_page:
         return 404
     if kind == "elsewhere" and call.of_all_pages:
@@ -160,20 +214,29 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
     call = CALLS[route.method, route.path]
     path = (call.path or route.path).replace("RUN", run_id)
     assert "{" not in path
-    keys = {
-        "no": None,
-        "wrong": OPERATE_KEY[:-1],
-        "elsewhere": ELSEWHERE_KEY,
-        "read": READ_KEY,
-        "operate": OPERATE_KEY,
+    sessions = service.app[SESSIONS]
+    _, operator, _ = service.app[KEYS]
+    cookie = sessions.issue(operator)
+    stranger = ApiKey("operator", "operate", SecretStr(marked("of-another-service")), frozenset())
+    credentials: dict[str, dict[str, str]] = {
+        "no": {},
+        "wrong": bearer(OPERATE_KEY[:-1]),
+        "elsewhere": bearer(ELSEWHERE_KEY),
+        "read": bearer(READ_KEY),
+        "expired session": session(sessions.issue(operator, now=time.time() - LIFETIME_SECONDS)),
+        "session of another key": session(sessions.issue(stranger)),
+        "key of a session": session(OPERATE_KEY),
+        **{kind: session(cookie) | sent_by for kind, sent_by in SENT_BY.items()},
+        "operate": bearer(OPERATE_KEY),
     }
-    for kind, key in keys.items():
+    for kind, headers_sent in credentials.items():
         async with service.client.request(
             route.method,
             path,
             params=call.query(run_id) if call.query else None,
             json=call.body(run_id) if call.body else None,
-            headers=bearer(key) if key else {},
+            headers=headers_sent,
+            allow_redirects=False,
         ) as answer:
             text = await answer.text()
             headers = str(answer.headers)
@@ -182,8 +245,8 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
                 assert answer.status == wanted, (kind, text)
             if wanted == 401:
                 problem(json.loads(text), 401, "unauthorized")
-                schemes = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
-                assert schemes == ["Bearer", "Basic"]
+                # A scheme that browsers know would make them ask a person by themselves.
+                assert answer.headers.getall("WWW-Authenticate") == ['Bearer realm="convsync"']
             elif wanted == 403 and route.access != "public":
                 problem(json.loads(text), 403, "forbidden")
             elif wanted == 404:
@@ -231,28 +294,19 @@ def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
-async def test_basic_is_good_for_reading_and_for_nothing_else(service: Service, run_id: str) -> None:
-    async with service.client.get("/api/pages", headers=basic("anybody", READ_KEY)) as answer:
-        assert answer.status == 200
-    async with service.client.get("/", headers=basic("", OPERATE_KEY)) as answer:
-        assert answer.status == 200
-    for wrong in (basic(READ_KEY, ""), basic("anybody", "wrong"), {"Authorization": f"Basic {READ_KEY}"}):
-        async with service.client.get("/api/pages", headers=wrong) as answer:
-            assert answer.status == 401
-    before = await service.call("GET", "/api/pages")
-    for method, path, body in [
-        ("POST", "/api/pages", {"page_id": OTHER_PAGE}),
-        ("DELETE", f"/api/pages/{PAGE}", None),
-        ("POST", "/api/conversations/sync", {"page_id": PAGE}),
-        ("POST", "/api/conversations/sync-stream", {"page_id": PAGE}),
-        ("POST", "/api/stream-tickets", {"run_id": int(run_id)}),
-        ("POST", f"/api/sync-runs/{run_id}/cancel", None),
-    ]:
-        async with service.client.request(
-            method, path, json=body, headers=basic("me", OPERATE_KEY)
-        ) as answer:
+async def test_basic_opens_nothing(service: Service, run_id: str) -> None:
+    """Browsers send it by themselves, also where another site makes them ask."""
+    for method, path in [("GET", "/"), ("GET", "/api/pages"), ("POST", f"/api/sync-runs/{run_id}/cancel")]:
+        async with service.client.request(method, path, headers=basic("me", OPERATE_KEY)) as answer:
             assert answer.status == 401, path
-    assert await service.call("GET", "/api/pages") == before
+
+
+async def test_a_wrong_header_is_not_made_good_by_a_session(service: Service) -> None:
+    cookie = session(service.app[SESSIONS].issue(service.app[KEYS][0]))
+    async with service.client.get("/api/pages", headers=cookie) as answer:
+        assert answer.status == 200
+    async with service.client.get("/api/pages", headers=cookie | bearer("wrong")) as answer:
+        assert answer.status == 401
 
 
 def odd_headers() -> Iterator[bytes]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
-import aiohttp_jinja2
-import jinja2
 import structlog
 from aiohttp import web
 
@@ -27,11 +24,13 @@ from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import middlewares
+from convsync.web import middlewares, views
 from convsync.web.routes import (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
     erasing,
@@ -44,6 +43,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
     COMMIT,
@@ -54,6 +54,7 @@ from convsync.web.state import (
     METRICS,
     RUNNER,
     SCHEMA,
+    SESSIONS,
     SETTINGS,
     STORE,
     TOKENS,
@@ -74,6 +75,8 @@ _MODULES = (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
     erasing,
@@ -96,6 +99,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         middlewares=[
             middlewares.deliveries_measured(path),
             middlewares.request_id,
+            views.errors_as_pages,
             middlewares.problems,
             middlewares.access,
             middlewares.parameters,
@@ -106,16 +110,13 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
-    app[middlewares.KEYS] = settings.keys()
+    keys = settings.keys()
+    app[middlewares.KEYS] = keys
+    app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
     app[middlewares.ACCESS] = {(route.method, route.path): route.access for route in ROUTES}
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
-    aiohttp_jinja2.setup(
-        app,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    views.set_up(app)
     app.cleanup_ctx.append(_database(service_url))
     app.cleanup_ctx.append(_graph)
     app.cleanup_ctx.append(_alerts)

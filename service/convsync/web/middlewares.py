@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +23,8 @@ from convsync.web.routing import (
     new_request_id,
     refuse_unstorable,
 )
+from convsync.web.sessions import SESSION
+from convsync.web.state import SESSIONS
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,8 +61,7 @@ def problem(
     if status == 503:
         response.headers["Retry-After"] = "1"
     if status == 401:
-        response.headers.add("WWW-Authenticate", 'Bearer realm="convsync"')
-        response.headers.add("WWW-Authenticate", 'Basic realm="convsync", charset="UTF-8"')
+        response.headers["WWW-Authenticate"] = 'Bearer realm="convsync"'
     return response
 
 
@@ -137,7 +137,7 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     needed = request.config_dict[ACCESS].get((method, resource.canonical))
     if needed == "public":
         return await handler(request)
-    key = find_key(request.config_dict[KEYS], presented_key(request))
+    key = await identified(request)
     if key is None:
         raise Unauthorized("send an API key as `Authorization: Bearer KEY`")
     if needed is None or (needed == "operate" and key.role != "operate"):
@@ -157,18 +157,17 @@ async def parameters(request: web.Request, handler: Next) -> web.StreamResponse:
     return await handler(request)
 
 
-def presented_key(request: web.Request) -> str:
-    """The key in the Authorization header.
+async def identified(request: web.Request) -> ApiKey | None:
+    """Whose request this is: by the key in its Authorization header, or else by its console session."""
+    if "Authorization" in request.headers:
+        return find_key(request.config_dict[KEYS], _presented_key(request))
+    session = await request.config_dict[SESSIONS].of(request)
+    if session is None:
+        return None
+    request[SESSION] = session
+    return session.key
 
-    Browsers send Basic by themselves once a person has typed it, also when another site makes them ask:
-    so Basic (any name, the key as password) is good for reading only.
-    """
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")[2]
-        except ValueError:  # not base64, not ASCII, or not UTF-8 inside
-            return ""
-    return ""
+
+def _presented_key(request: web.Request) -> str:
+    scheme, _, value = request.headers["Authorization"].partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""

@@ -13,6 +13,7 @@ from convsync.errors import DatabaseUnavailable, Erased, TryAgain
 from convsync.facts import Json
 from convsync.store import Change, Store
 from convsync.web.routing import KEY, REQUEST_ID, read_body, route, whole_number
+from convsync.web.sessions import SESSION
 from convsync.web.sse import HEARTBEAT_SECONDS, stream
 from convsync.web.state import LIFECYCLE, STORE
 
@@ -28,7 +29,7 @@ class NewPosition(BaseModel):
     position: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-def _pages(request: web.Request) -> list[str] | None:
+def visible_pages(request: web.Request) -> list[str] | None:
     """The Pages the caller's key may see; None for all."""
     return sorted(request[KEY].pages) or None
 
@@ -49,7 +50,7 @@ async def list_changes(request: web.Request) -> web.Response:
     after, consumer = request.query.get("after"), request.query.get("consumer")
     if after is None and consumer is not None:
         after = await store.feed_position(consumer=_consumer(request, consumer))
-    changes = await store.changes_after(after=after, limit=limit, pages=_pages(request))
+    changes = await store.changes_after(after=after, limit=limit, pages=visible_pages(request))
     return web.json_response(
         {
             "changes": [change.as_json() for change in changes],
@@ -77,11 +78,16 @@ async def set_position(request: web.Request) -> web.Response:
 @route("GET", "/api/changes/stream", access="read")
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes."""
-    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], _pages(request)
+    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], visible_pages(request)
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
     # An error of the first read is still an ordinary answer.
     first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
-    events = _change_events(store, first, after, pages, stopping=lambda: lifecycle.stopping)
+    session = request.get(SESSION)
+
+    def stopping() -> bool:
+        return lifecycle.stopping or (session is not None and session.expired)
+
+    events = _change_events(store, first, after, pages, stopping=stopping)
     return await stream(request, events, request[REQUEST_ID])
 
 

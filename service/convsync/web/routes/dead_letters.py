@@ -24,7 +24,7 @@ class Discard(BaseModel):
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-async def _visible(request: web.Request) -> Json:
+async def visible_letter(request: web.Request) -> Json:
     """The letter, if the caller's key may see its Page; one without a Page is for keys that see all."""
     number = whole_number(request.match_info["dead_letter_id"], "dead_letter_id")
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
@@ -57,13 +57,13 @@ async def list_letters(request: web.Request) -> web.Response:
 @route("GET", "/api/dead-letters/{dead_letter_id}", access="read")
 async def get_letter(request: web.Request) -> web.Response:
     """One, with its raw bytes in base64."""
-    return web.json_response(await _visible(request))
+    return web.json_response(await visible_letter(request))
 
 
 @route("POST", "/api/dead-letters/{dead_letter_id}/replay", access="operate")
 async def replay_letter(request: web.Request) -> web.Response:
     """Read it again and land what it says, once: `replayed` is false if it was settled before."""
-    letter = await _visible(request)
+    letter = await visible_letter(request)
     number = int(letter["dead_letter_id"])
     replayed = await replay(request.app[STORE], number)
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
@@ -72,7 +72,7 @@ async def replay_letter(request: web.Request) -> web.Response:
 
 @route("POST", "/api/dead-letters/{dead_letter_id}/discard", access="operate")
 async def discard_letter(request: web.Request) -> web.Response:
-    letter = await _visible(request)
+    letter = await visible_letter(request)
     body = await read_body(request, Discard)
     number = int(letter["dead_letter_id"])
     discarded = await request.app[STORE].discard_dead_letter(dead_letter_id=number, reason=body.reason)

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from convsync.errors import NotFound
 from convsync.facts import Json
-from convsync.settings import find_key
 from convsync.sync.ports import Begun
 from convsync.web import sse, tickets
-from convsync.web.middlewares import KEYS, presented_key
+from convsync.web.middlewares import KEYS, identified
 from convsync.web.routes.pages import PageId
 from convsync.web.routing import (
     KEY,
@@ -61,7 +60,7 @@ async def _begin(request: web.Request) -> Begun:
     )
 
 
-async def _visible_run(request: web.Request, run_id: int) -> Json:
+async def visible_run(request: web.Request, run_id: int) -> Json:
     run = await request.app[STORE].get_sync_run(run_id=run_id)
     key = request.get(KEY)
     if key is not None and key.pages and run["page_id"] not in key.pages:
@@ -80,7 +79,7 @@ async def begin(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Go on with what a run that has ended could not read; answers as its beginning does."""
     seconds = _seconds_to_wait(request)
-    run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
+    run = await visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
     begun = await request.app[RUNNER].retry(
         run["page_id"], int(run["run_id"]), run["mode"], request_id=request[REQUEST_ID]
     )
@@ -121,17 +120,16 @@ async def begin_and_watch(request: web.Request) -> web.StreamResponse:
 
 @route("GET", "/api/conversations/sync-stream", access="public")
 async def watch(request: web.Request) -> web.StreamResponse:
-    """Stream a run, from Last-Event-ID on. An API key, or a ticket for this run, opens it."""
+    """Stream a run, from Last-Event-ID on. An API key, a session, or a ticket for this run opens it."""
     run_id = whole_number(request.query.get("run_id", ""), "run_id")
-    keys = request.app[KEYS]
     ticket = request.query.get("ticket")
-    key = tickets.redeem(keys, ticket, run_id) if ticket else find_key(keys, presented_key(request))
+    key = tickets.redeem(request.app[KEYS], ticket, run_id) if ticket else await identified(request)
     if key is None:
         raise Unauthorized("send an API key as `Authorization: Bearer KEY`, or a stream ticket")
     request[KEY] = key
     last = request.headers.get("Last-Event-ID", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else sse.FROM_THE_START
-    await _visible_run(request, run_id)
+    await visible_run(request, run_id)
     return await _watch(request, run_id, after)
 
 
@@ -147,7 +145,7 @@ async def _watch(request: web.Request, run_id: int, after: int) -> web.StreamRes
 async def ticket(request: web.Request) -> web.Response:
     """A 60-second ticket for one stream."""
     body = await read_body(request, NewTicket)
-    await _visible_run(request, body.run_id)
+    await visible_run(request, body.run_id)
     issued = tickets.issue(request[KEY], body.run_id)
     return web.json_response({"ticket": issued, "expires_in": tickets.LIFETIME_SECONDS}, status=201)
 
@@ -155,11 +153,11 @@ async def ticket(request: web.Request) -> web.Response:
 @route("GET", "/api/sync-runs/{run_id}", access="read")
 async def get_run(request: web.Request) -> web.Response:
     run_id = whole_number(request.match_info["run_id"], "run_id")
-    return web.json_response(await _visible_run(request, run_id))
+    return web.json_response(await visible_run(request, run_id))
 
 
 @route("POST", "/api/sync-runs/{run_id}/cancel", access="operate")
 async def cancel(request: web.Request) -> web.Response:
-    run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
+    run = await visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
     await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
-    return web.json_response(await _visible_run(request, int(run["run_id"])))
+    return web.json_response(await visible_run(request, int(run["run_id"])))
