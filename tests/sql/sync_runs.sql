@@ -297,7 +297,7 @@ select is(pg_temp.listed(null, 200), (select array_agg(run_id order by run_id de
 select is(convsync_api.list_sync_runs('100') -> 'runs' -> 0, convsync_api.get_sync_run(pg_temp.run()), 'each as get_sync_run gives it');
 select is(pg_temp.listed(null, 2) || pg_temp.listed((convsync_api.list_sync_runs('100', null, 2) ->> 'next')::bigint, 200), pg_temp.listed(null, 200), 'and part by part');
 select is(convsync_api.list_sync_runs('100', 0), '{"runs": [], "next": null}'::jsonb, 'to the first');
-select is(pg_temp.error_of($$select convsync_api.list_sync_runs('999')$$), 'ZC001 | there is no Page N', 'of a Page that is there');
+select is(pg_temp.error_of($$select convsync_api.list_sync_runs('999')$$), 'ZC001 | there is no Page 999', 'of a Page that is there');
 select is(jsonb_array_length(convsync_api.list_sync_runs('100', null, 0) -> 'runs'), 1, 'one at least');
 
 -- What apply_sync_page refuses

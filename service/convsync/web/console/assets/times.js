@@ -2,7 +2,7 @@
 const styles = {
   full: new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" }),
   clock: new Intl.DateTimeFormat(undefined, { timeStyle: "short" }),
-  day: new Intl.DateTimeFormat("en", { dateStyle: "full" }),
+  day: new Intl.DateTimeFormat("en-GB", { dateStyle: "full" }),
 };
 
 export function localise(part) {
