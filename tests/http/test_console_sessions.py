@@ -172,6 +172,22 @@ async def test_logging_out_takes_the_cookie_away(service: Service, person: Perso
     assert (await person.see("/")).path == "/console/login"
 
 
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        f"{PLAIN_COOKIE}=",
+        f"{PLAIN_COOKIE}={'.' * 5000}",
+        PLAIN_COOKIE,
+        "=;;,",
+        f'{PLAIN_COOKIE}="\\"',
+        "a=b; ü=1",
+    ],
+)
+async def test_a_cookie_nobody_understands_is_no_session(service: Service, cookie: str) -> None:
+    async with service.client.get("/api/pages", headers={"Cookie": cookie}) as answer:
+        assert answer.status in (400, 401), await answer.text()
+
+
 # Other sites
 
 
@@ -198,6 +214,7 @@ async def test_a_form_without_its_sessions_token_does_nothing(service: Service, 
         {"Sec-Fetch-Site": "none"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://127.0.0.1:1"},
         {},
     ],

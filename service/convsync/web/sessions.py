@@ -56,6 +56,14 @@ async def read_form(request: web.Request) -> dict[str, str]:
     return {name: value for name in given if isinstance(value := given[name], str)}
 
 
+def _host(origin: str) -> str:
+    """Of an origin; `?`, which no host is, where there is none."""
+    try:
+        return urlsplit(origin).netloc or "?"
+    except ValueError:
+        return "?"
+
+
 SESSION: web.RequestKey[Session] = web.RequestKey("session", Session)
 
 
@@ -141,10 +149,7 @@ class Sessions:
         if site is not None:
             own = site == "same-origin"
         else:  # an old browser, or one that is not on a secure connection
-            own = urlsplit(request.headers.get("Origin", "")).netloc in (
-                request.host,
-                self._public_host or "-",
-            )
+            own = _host(request.headers.get("Origin", "")) in (request.host, self._public_host)
         if not own:
             raise Forbidden("another site sent this request")
 
