@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from aiohttp import web
 from browser_support import API_KEYS, TOKEN_KEY, Screen, Served, open_screen
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
@@ -23,6 +23,9 @@ from convsync.web import sse
 from convsync.web.app import create_app, serve
 from convsync.web.routes import changes
 from convsync.web.state import STORE, TOKENS
+
+# A machine that is busy with the rest of the suite takes its time.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture
@@ -36,8 +39,8 @@ async def browser() -> AsyncIterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     async with async_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        one = await playwright.chromium.launch(executable_path=chromium, args=sandbox)
+        arguments = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        one = await playwright.chromium.launch(executable_path=chromium, args=arguments)
         try:
             yield one
         finally:

@@ -31,7 +31,7 @@ async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_en
     await page.evaluate(MARK)
     section = page.locator("section.run")
     bar = section.get_by_role("progressbar")
-    await expect(section.locator('[data-of="calls"]')).not_to_have_text("0", timeout=30_000)
+    await expect(section.locator('[data-of="calls"]')).not_to_have_text("0")
 
     async def part_of_the_way() -> float | None:
         share: float = await bar.evaluate("bar => bar.position")
@@ -39,7 +39,7 @@ async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_en
 
     share = await eventually(part_of_the_way)
     gate.open()
-    await expect(section.get_by_text("succeeded")).to_be_visible(timeout=30_000)
+    await expect(section.get_by_text("succeeded")).to_be_visible()
     await expect(bar).to_have_js_property("position", 1)
     assert 0 < share < 1
     await expect(section.locator('[data-of="conversations_seen"]')).to_have_text(
@@ -67,7 +67,7 @@ async def test_a_second_sync_is_refused_in_words_while_the_first_goes_on(
     await expect(alert).to_contain_text("This sync was not begun: run")
     await page.evaluate(MARK)
     gate.open()
-    await expect(page.locator("section.run").get_by_text("succeeded")).to_be_visible(timeout=30_000)
+    await expect(page.locator("section.run").get_by_text("succeeded")).to_be_visible()
     assert await page.evaluate("window.loadedOnce"), "this page is up to date too"
     await alert.get_by_role("link").click()
     await expect(page.get_by_role("heading", level=1)).to_contain_text("Run")
@@ -114,7 +114,7 @@ async def test_a_thread_is_read_as_a_chat_and_follows_what_happens_in_it(
         served.did(AT + 6000, read={"watermark": AT + 6000}),
         served.said("m_4", AT + 7000, text="Thank you!"),
     )
-    await expect(bubbles).to_have_count(4, timeout=30_000)
+    await expect(bubbles).to_have_count(4)
     await expect(bubbles.nth(0)).to_contain_text("Is the green one in stock?")
     await expect(bubbles.nth(0)).to_contain_text("edited")
     await expect(bubbles.nth(1)).to_contain_text("\u2764")
@@ -181,7 +181,7 @@ async def test_a_session_that_ends_leads_an_open_page_to_the_login_and_back(
     (_, operator) = served.app[KEYS]
     over = served.app[SESSIONS].issue(operator, now=time.time() - LIFETIME_SECONDS)
     await screen.context.add_cookies([{"name": PLAIN_COOKIE, "value": over, "url": served.url}])
-    await expect(page.get_by_label("API key")).to_be_visible(timeout=30_000)
+    await expect(page.get_by_label("API key")).to_be_visible()
     await page.get_by_label("API key").fill(OPERATE_KEY)
     await page.get_by_role("button", name="Log in").click()
     await expect(page).to_have_url(f"{served.url}/console/pages/{served.page_id}")
