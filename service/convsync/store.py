@@ -1059,6 +1059,16 @@ class Store:
         )
         return run
 
+    async def list_sync_runs(self, *, page_id: str, before: int | None = None, limit: int = 20) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_sync_runs(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return found
+
     async def resumable_syncs(self) -> list[Resumable]:
         """The runs nobody carries that are due."""
         return await self._all(Resumable, "select * from convsync_api.resumable_syncs()")

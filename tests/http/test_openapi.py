@@ -50,7 +50,7 @@ def test_what_guards_a_route_is_what_the_document_says() -> None:
             assert "401" not in operation["responses"]
         else:
             assert "key" in schemes
-            assert ("typedKey" in schemes) == (route.method == "GET")
+            assert ("session" in schemes) == (route.method == "GET")
             assert {"401", "429"} <= set(operation["responses"])
         assert ("403" in operation["responses"]) >= (route.access == "operate")
 

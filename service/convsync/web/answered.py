@@ -81,6 +81,8 @@ class Run(Document):
     deletions_proposed: Count
     deletions_confirmed: Count
     calls: Count
+    calls_left: Annotated[int | None, Field(description="About; null where it is not known.")]
+    calls_per_second: Annotated[float | None, Field(description="Its pace, of the last minute.")]
     eta_seconds: int | None
     progress: Annotated[str, Field(description="Rises with each change; the id of a stream's event.")]
     open_threads: Count
@@ -171,6 +173,13 @@ class Losses(Document):
     last_day: Count
 
 
+class NextSync(Document):
+    """The sync of a Page that is due next."""
+
+    mode: Mode
+    due_at: datetime
+
+
 class Page(Document):
     """A Page. Its token goes in, never out."""
 
@@ -188,6 +197,12 @@ class Page(Document):
     budget: Budget
     last_run: Run | None
     last_success_at: datetime | None
+    next_sync: Annotated[
+        NextSync | None, Field(description="null: none is planned, or one is at work that decides when.")
+    ]
+    webhooks_last_hour: Annotated[
+        Count, Field(description="Messages sent in the last hour whose webhook has come.")
+    ]
     certificate: PageCertificate
     webhook_losses: Losses
     freshness: Literal["fresh", "late", "stale", "broken"]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
-import aiohttp_jinja2
-import jinja2
 import structlog
 from aiohttp import web
 
@@ -28,12 +25,14 @@ from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import cors, middlewares, openapi
+from convsync.web import cors, middlewares, openapi, views
 from convsync.web.limits import RateLimit
 from convsync.web.routes import (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
     description,
@@ -47,6 +46,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
     COMMIT,
@@ -58,6 +58,7 @@ from convsync.web.state import (
     METRICS,
     RUNNER,
     SCHEMA,
+    SESSIONS,
     SETTINGS,
     STORE,
     TOKENS,
@@ -78,6 +79,8 @@ _MODULES = (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
     description,
@@ -102,6 +105,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
             middlewares.deliveries_measured(path),
             middlewares.request_id,
             cors.preflights(settings.allowed_origins),
+            views.errors_as_pages,
             middlewares.problems,
             middlewares.access,
             middlewares.parameters,
@@ -112,7 +116,9 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
-    app[middlewares.KEYS] = settings.keys()
+    keys = settings.keys()
+    app[middlewares.KEYS] = keys
+    app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
     app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
     app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
     app[DESCRIPTION] = openapi.description(ROUTES)
@@ -121,12 +127,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         if route.method == "GET" and not route.is_stream:
             app.router.add_route("HEAD", route.path, route.handler)
     app.on_response_prepare.append(cors.headers(settings.allowed_origins))
-    aiohttp_jinja2.setup(
-        app,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    views.set_up(app)
     app.cleanup_ctx.append(_database(service_url))
     app.cleanup_ctx.append(_graph)
     app.cleanup_ctx.append(_alerts)

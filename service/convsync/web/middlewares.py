@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +27,8 @@ from convsync.web.routing import (
     Unauthorized,
     new_request_id,
 )
+from convsync.web.sessions import SESSION
+from convsync.web.state import SESSIONS
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,8 +66,7 @@ def problem(
     if status == 503:
         response.headers["Retry-After"] = "1"
     if status == 401:
-        response.headers.add("WWW-Authenticate", 'Bearer realm="convsync"')
-        response.headers.add("WWW-Authenticate", 'Basic realm="convsync", charset="UTF-8"')
+        response.headers["WWW-Authenticate"] = 'Bearer realm="convsync"'
     return response
 
 
@@ -152,7 +152,7 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     route = known_route(request)
     if route is not None and route.access == "public":
         return await handler(request)
-    key = _caller(request, route)
+    key = await _caller(request, route)
     if key is None:
         either = ", or a stream ticket" if route is not None and route.ticket else ""
         raise Unauthorized(f"send an API key as `Authorization: Bearer KEY`{either}")
@@ -163,12 +163,20 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     return await handler(request)
 
 
-def _caller(request: web.Request, route: Route | None) -> ApiKey | None:
-    """Whose request it is: by a stream ticket where there is one and the route takes them, else by key."""
+async def _caller(request: web.Request, route: Route | None) -> ApiKey | None:
+    """Whose request it is: by a stream ticket where there is one and the route takes them, else by the key
+    in its Authorization header, or else by its console session.
+    """
     keys = request.config_dict[KEYS]
     if route is not None and route.ticket and (ticket := request.query.get("ticket")):
         return tickets.redeem(keys, ticket, route.ticket(request))
-    return find_key(keys, presented_key(request))
+    if "Authorization" in request.headers:
+        return find_key(keys, _presented_key(request))
+    session = await request.config_dict[SESSIONS].of(request)
+    if session is None:
+        return None
+    request[SESSION] = session
+    return session.key
 
 
 @web.middleware
@@ -187,18 +195,6 @@ async def parameters(request: web.Request, handler: Next) -> web.StreamResponse:
     return await handler(request)
 
 
-def presented_key(request: web.Request) -> str:
-    """The key in the Authorization header.
-
-    Browsers send Basic by themselves once a person has typed it, also when another site makes them ask:
-    so Basic (any name, the key as password) is good for reading only.
-    """
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")[2]
-        except ValueError:  # not base64, not ASCII, or not UTF-8 inside
-            return ""
-    return ""
+def _presented_key(request: web.Request) -> str:
+    scheme, _, value = request.headers["Authorization"].partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""

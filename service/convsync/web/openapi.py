@@ -31,6 +31,7 @@ from convsync.web.answered import Problem
 from convsync.web.asked import BadRequest, BodyTooLarge, Parameters, UnsupportedMediaType
 from convsync.web.limits import TooManyRequests
 from convsync.web.routing import Answer, Body, Forbidden, Route, Unauthorized
+from convsync.web.sessions import PLAIN_COOKIE
 
 _REF: Final = "#/components/schemas/{model}"
 _PROBLEM: Final = "application/problem+json"
@@ -47,10 +48,11 @@ HEAD too, but for streams.
 """
 _SCHEMES: Final[Json] = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key, of the role read or operate."},
-    "typedKey": {
-        "type": "http",
-        "scheme": "basic",
-        "description": "For a browser, and for reading only: any user name, the API key as password.",
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": PLAIN_COOKIE,
+        "description": "For reading: who is logged in to the console. Behind https it is `__Host-convsync`.",
     },
     "ticket": {
         "type": "apiKey",
@@ -72,7 +74,7 @@ _HEADERS: Final[Json] = {
     },
     "ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {"description": "Bearer, and Basic for reading.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "Bearer.", "schema": {"type": "string"}},
 }
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _WRONG: Final = {
@@ -206,7 +208,7 @@ def _security(route: Route) -> list[dict[str, list[str]]]:
         return [{"signature": []}] if route.signed else []
     schemes = ["key"]
     if route.method == "GET":
-        schemes.append("typedKey")
+        schemes.append("session")
     if route.ticket:
         schemes.append("ticket")
     return [{scheme: []} for scheme in schemes]

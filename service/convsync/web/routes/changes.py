@@ -15,6 +15,7 @@ from convsync.store import Change, Store
 from convsync.web import answered, tickets
 from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body
 from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route
+from convsync.web.sessions import SESSION
 from convsync.web.sse import HEARTBEAT_SECONDS, stream
 from convsync.web.state import LIFECYCLE, STORE
 
@@ -45,7 +46,7 @@ class NewPosition(Asked):
     position: Position
 
 
-def _pages(request: web.Request) -> list[str] | None:
+def visible_pages(request: web.Request) -> list[str] | None:
     """The Pages the caller's key may see; None for all."""
     return sorted(request[KEY].pages) or None
 
@@ -72,7 +73,7 @@ async def list_changes(request: web.Request) -> web.Response:
     store, after = request.app[STORE], asked.after
     if after is None and asked.consumer is not None:
         after = await store.feed_position(consumer=_consumer(request, asked.consumer))
-    changes = await store.changes_after(after=after, limit=asked.limit, pages=_pages(request))
+    changes = await store.changes_after(after=after, limit=asked.limit, pages=visible_pages(request))
     return web.json_response(
         {
             "changes": [change.as_json() for change in changes],
@@ -122,11 +123,16 @@ async def set_position(request: web.Request) -> web.Response:
 )
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes."""
-    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], _pages(request)
+    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], visible_pages(request)
     after = request.headers.get("Last-Event-ID") or query(request, StreamChanges).after
     # An error of the first read is still an ordinary answer.
     first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
-    events = _change_events(store, first, after, pages, stopping=lambda: lifecycle.stopping)
+    session = request.get(SESSION)
+
+    def stopping() -> bool:
+        return lifecycle.stopping or (session is not None and session.expired)
+
+    events = _change_events(store, first, after, pages, stopping=stopping)
     return await stream(request, events, request[REQUEST_ID])
 
 

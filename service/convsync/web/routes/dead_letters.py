@@ -33,7 +33,7 @@ class Discard(Asked):
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-async def _visible(request: web.Request) -> Json:
+async def visible_letter(request: web.Request) -> Json:
     """The letter, if the caller's key may see its Page; one without a Page is for keys that see all."""
     number = path_id(request, "dead_letter_id")
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
@@ -77,7 +77,7 @@ async def list_letters(request: web.Request) -> web.Response:
 )
 async def get_letter(request: web.Request) -> web.Response:
     """One, with its raw bytes in base64."""
-    return web.json_response(await _visible(request))
+    return web.json_response(await visible_letter(request))
 
 
 @route(
@@ -90,7 +90,7 @@ async def get_letter(request: web.Request) -> web.Response:
 )
 async def replay_letter(request: web.Request) -> web.Response:
     """Read it again and land what it says, once: `replayed` is false if it was settled before."""
-    letter = await _visible(request)
+    letter = await visible_letter(request)
     number = int(letter["dead_letter_id"])
     replayed = await replay(request.app[STORE], number)
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
@@ -108,7 +108,7 @@ async def replay_letter(request: web.Request) -> web.Response:
 )
 async def discard_letter(request: web.Request) -> web.Response:
     """Settle it without landing it, with a reason; its bytes stay until it expires."""
-    letter = await _visible(request)
+    letter = await visible_letter(request)
     body = await read_body(request, Discard)
     number = int(letter["dead_letter_id"])
     discarded = await request.app[STORE].discard_dead_letter(dead_letter_id=number, reason=body.reason)

@@ -90,7 +90,7 @@ async def _begin(request: web.Request) -> Begun:
     )
 
 
-async def _visible_run(request: web.Request, run_id: int) -> Json:
+async def visible_run(request: web.Request, run_id: int) -> Json:
     run = await request.app[STORE].get_sync_run(run_id=run_id)
     key = request.get(KEY)
     if key is not None and key.pages and run["page_id"] not in key.pages:
@@ -133,7 +133,7 @@ async def begin_sync(request: web.Request) -> web.Response:
 async def retry_run(request: web.Request) -> web.Response:
     """Go on with what a run that has ended could not read; answers as its beginning does."""
     seconds = query(request, Wait).wait
-    run = await _visible_run(request, path_id(request, "run_id"))
+    run = await visible_run(request, path_id(request, "run_id"))
     begun = await request.app[RUNNER].retry(
         run["page_id"], int(run["run_id"]), run["mode"], request_id=request[REQUEST_ID]
     )
@@ -182,7 +182,7 @@ async def watch_run(request: web.Request) -> web.StreamResponse:
     run_id = query(request, WatchRun).run_id
     last = request.headers.get("Last-Event-ID", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else sse.FROM_THE_START
-    await _visible_run(request, run_id)
+    await visible_run(request, run_id)
     return await _watch(request, run_id, after)
 
 
@@ -207,7 +207,7 @@ async def issue_stream_ticket(request: web.Request) -> web.Response:
     """A 60-second ticket for one stream, to be shown as `?ticket=` by what cannot send a header."""
     body = await read_body(request, NewTicket)
     if body.run_id is not None:
-        await _visible_run(request, body.run_id)
+        await visible_run(request, body.run_id)
     issued = tickets.issue(request[KEY], tickets.CHANGES if body.run_id is None else str(body.run_id))
     return web.json_response({"ticket": issued, "expires_in": tickets.LIFETIME_SECONDS}, status=201)
 
@@ -222,7 +222,7 @@ async def issue_stream_ticket(request: web.Request) -> web.Response:
 )
 async def get_run(request: web.Request) -> web.Response:
     """One run: how it stands, what it counted, and what it could not read."""
-    return web.json_response(await _visible_run(request, path_id(request, "run_id")))
+    return web.json_response(await visible_run(request, path_id(request, "run_id")))
 
 
 @route(
@@ -235,6 +235,6 @@ async def get_run(request: web.Request) -> web.Response:
 )
 async def cancel_run(request: web.Request) -> web.Response:
     """End a run for good. One that has ended already stays as it is."""
-    run = await _visible_run(request, path_id(request, "run_id"))
+    run = await visible_run(request, path_id(request, "run_id"))
     await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
-    return web.json_response(await _visible_run(request, int(run["run_id"])))
+    return web.json_response(await visible_run(request, int(run["run_id"])))
