@@ -196,7 +196,7 @@ def expected(route: Route, kind: str) -> int:
         if route.method != "GET":
             return 403 if route.path.startswith("/console/") else 401
         if SENT_BY[kind].get("Sec-Fetch-Site") == "cross-site":
-            return 403
+            return 401
         kind = "read"
     if kind == "elsewhere" and call.of_a_page:
         return 404
