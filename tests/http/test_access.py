@@ -244,7 +244,7 @@ def expected(route: Route, caller: Caller) -> int:
     if caller.session and route.method != "GET":
         return 403 if route.path.startswith("/console/") else 401
     if caller.cross_site and caller.session:
-        return 403
+        return 401
     if not caller.may(route):
         return 403
     if caller.elsewhere and call.of_a_page:

@@ -5,7 +5,7 @@ API key it stands for: any process can check it, taking an API key away ends its
 guess at an API key by a cookie. What a session may do is what its key may do, with two differences:
 
 - it reads, anywhere; it changes something only through the console's forms, which carry its CSRF token;
-- what another site makes a browser ask for is refused, by `Sec-Fetch-Site`, else by `Origin`.
+- for what another site makes a browser ask for it does not count, by `Sec-Fetch-Site`, else by `Origin`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,15 @@ def _host(origin: str) -> str:
         return "?"
 
 
+def _is_embedded(request: web.Request) -> bool:
+    """Whether a picture, frame or script of another site asks for this; a link from there may lead here."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    return site not in ("none", "same-origin") and (
+        request.headers.get("Sec-Fetch-Mode") != "navigate"
+        or request.headers.get("Sec-Fetch-Dest", "document") != "document"
+    )
+
+
 SESSION: web.RequestKey[Session] = web.RequestKey("session", Session)
 
 
@@ -107,13 +116,12 @@ class Sessions:
     # In a request
 
     async def of(self, request: web.Request) -> Session | None:
-        """The session a request may act with, if it has one. Raises Forbidden if another site sent it."""
+        """The session a request may act with, if it has one. Forbidden for a form of another site's."""
         session = self.open(request.cookies.get(self._cookie(request), ""))
         if session is None:
             return None
         if request.method in _SAFE:
-            self._refuse_embedding(request)
-            return session
+            return None if _is_embedded(request) else session
         if not request.path.startswith("/console/"):
             return None  # the API changes something for a key alone
         self.refuse_other_sites(request)
@@ -152,15 +160,6 @@ class Sessions:
             own = _host(request.headers.get("Origin", "")) in (request.host, self._public_host)
         if not own:
             raise Forbidden("another site sent this request")
-
-    def _refuse_embedding(self, request: web.Request) -> None:
-        """A link from elsewhere may lead here; a picture, a frame or a script elsewhere may not."""
-        site = request.headers.get("Sec-Fetch-Site", "none")
-        if site not in ("none", "same-origin") and (
-            request.headers.get("Sec-Fetch-Mode") != "navigate"
-            or request.headers.get("Sec-Fetch-Dest", "document") != "document"
-        ):
-            raise Forbidden("another site asked for this")
 
     def _is_secure(self, request: web.Request) -> bool:
         """Whether the browser speaks https, with us or with a proxy before us."""
