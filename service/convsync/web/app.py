@@ -25,7 +25,7 @@ from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import cors, middlewares, openapi, views
+from convsync.web import cors, middlewares, views
 from convsync.web.limits import RateLimit
 from convsync.web.routes import (
     changes,
@@ -51,7 +51,6 @@ from convsync.web.state import (
     ALERTER,
     COMMIT,
     CONTACTS,
-    DESCRIPTION,
     DRIFT,
     GRAPH,
     LIFECYCLE,
@@ -121,7 +120,6 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
     app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
     app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
-    app[DESCRIPTION] = openapi.description(ROUTES)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
         if route.method == "GET" and not route.is_stream:

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import orjson
@@ -30,7 +31,7 @@ from convsync.facts import Json
 from convsync.web.answered import Problem
 from convsync.web.asked import BadRequest, BodyTooLarge, Parameters, UnsupportedMediaType
 from convsync.web.limits import TooManyRequests
-from convsync.web.routing import Answer, Body, Forbidden, Route, Unauthorized
+from convsync.web.routing import ROUTES, Answer, Body, Forbidden, Route, Unauthorized
 from convsync.web.sessions import PLAIN_COOKIE
 
 _REF: Final = "#/components/schemas/{model}"
@@ -116,8 +117,10 @@ class Description:
     tag: str
 
 
-def description(routes: Iterable[Route]) -> Description:
-    body = orjson.dumps(document(routes))
+@cache
+def description() -> Description:
+    """Of the whole route table; made when it is first asked for."""
+    body = orjson.dumps(document(ROUTES))
     return Description(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 

@@ -15,7 +15,6 @@ from convsync.store import Store
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import SyncRunner
 from convsync.tokens import TokenBox
-from convsync.web.openapi import Description
 from convsync.web.sessions import Sessions
 from convsync.webhook.group_commit import GroupCommit
 
@@ -42,5 +41,3 @@ CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
 WRITE_PATH: web.AppKey[WritePath] = web.AppKey("write_path", WritePath)
 METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)
 ALERTER: web.AppKey[Alerter] = web.AppKey("alerter", Alerter)
-# The OpenAPI document: its bytes, and their ETag.
-DESCRIPTION: web.AppKey[Description] = web.AppKey("description", Description)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from convsync.web.asked import NoParameters
+from convsync.web.openapi import description
 from convsync.web.routing import Answer, Header, route
-from convsync.web.state import DESCRIPTION
 
 
 @route(
@@ -23,8 +23,8 @@ from convsync.web.state import DESCRIPTION
 )
 async def openapi(request: web.Request) -> web.Response:
     """This document: OpenAPI 3.1."""
-    description = request.app[DESCRIPTION]
-    headers = {"ETag": description.tag, "Cache-Control": "private, no-cache"}
-    if description.tag in {part.strip() for part in request.headers.get("If-None-Match", "").split(",")}:
+    described = description()
+    headers = {"ETag": described.tag, "Cache-Control": "private, no-cache"}
+    if described.tag in {part.strip() for part in request.headers.get("If-None-Match", "").split(",")}:
         return web.Response(status=304, headers=headers)
-    return web.Response(body=description.body, content_type="application/json", headers=headers)
+    return web.Response(body=described.body, content_type="application/json", headers=headers)
