@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import orjson
 from aiohttp import web
@@ -55,10 +56,8 @@ async def letter(request: web.Request) -> web.Response:
 def _letter(request: web.Request, one: Json, *, alert: str | None = None, status: int = 200) -> web.Response:
     raw = base64.b64decode(one["raw_base64"])
     text = raw.decode("utf-8", "replace")
-    try:
+    with contextlib.suppress(orjson.JSONDecodeError):  # that may be why it is here
         text = orjson.dumps(orjson.loads(raw), option=orjson.OPT_INDENT_2).decode("utf-8")
-    except orjson.JSONDecodeError:
-        pass  # that may be why it is here
     context = {"letter": one, "raw": text[:_SHOWN], "cut": len(text) > _SHOWN, "alert": alert}
     return page(request, "dead_letter.html", context, status=status)
 
