@@ -900,6 +900,35 @@ comment on function convsync_api.get_sync_run(bigint) is
 $c$A run as JSON: status, reason, counters, failed batches. progress is a number that rises with each change of the run, for
 streams to resume by. Errors: ZC001.$c$;
 
+create or replace function convsync_api.list_sync_runs(p_page_id text, p_before bigint default null, p_limit integer default 20)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit integer := least(greatest(coalesce(p_limit, 20), 1), 200);
+  v_result jsonb;
+begin
+  perform convsync_api._check_page(p_page_id);
+  select convsync_api._list_part('runs', array_agg(convsync_api._run_document(r.run) order by r.run_id desc),
+    array_agg(r.run_id::text order by r.run_id desc), v_limit)
+  into strict v_result
+  from (
+    select s as run, s.run_id
+    from convsync.sync_runs s
+    where s.page_id = p_page_id and (p_before is null or s.run_id < p_before)
+    order by s.run_id desc
+    limit v_limit + 1
+  ) r;
+  return v_result;
+end
+$$;
+comment on function convsync_api.list_sync_runs(text, bigint, integer) is
+$c$The runs of a Page, newest first, each as get_sync_run gives it: {"runs": [..], "next": run_id or null}. p_before is the next of the
+part before, p_limit 1 to 200. Errors: ZC001.$c$;
+
 create or replace function convsync_api.resumable_syncs()
 returns table (page_id text, mode text, run_id bigint)
 language sql

@@ -118,56 +118,8 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  with pages as materialized (
-    select p.page_id, p.added_at, convsync_api._list_was_walked(p.page_id) as walked
-    from convsync.pages p
-    where (p_page_id is null or p.page_id = p_page_id) and p.removed_at is null and p.added_at is not null
-      and p.token_state in ('unchecked', 'valid')
-  ), planned as (
-    select p.page_id, p.added_at, m.mode, m.kind, m.every, m.at_leisure
-    from pages p
-    join (
-      select v.mode, v.kind, v.walked, case v.mode when 'reconcile' then s.reconcile_interval else s.sync_interval end as every,
-        greatest(s.sync_interval, s.reconcile_interval) as at_leisure
-      from convsync_api._sync_schedule() s
-      cross join (values ('full', 'walk', false), ('incremental', 'incremental', true), ('reconcile', 'walk', true)) v (mode, kind, walked)
-    ) m on m.walked = p.walked
-    where m.every > interval '0' and (p_modes is null or m.mode = any (p_modes))
-      and not exists (
-        select from convsync.sync_runs r
-        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status in ('queued', 'running'))
-      and not exists (
-        select from convsync.sync_runs r
-        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status = 'paused')
-  ), dated as (
-    select n.page_id, n.mode,
-      -- A full one that could not finish the list began at its front and spent what calls there are: not at once again.
-      coalesce(l.began_at, walk.began_at, n.added_at) + case when n.mode = 'full' and l.statuses[1] = 'partial' then n.at_leisure else n.every end
-        -- One failure: twice as long; two in a row: four times.
-        * case when l.statuses = '{failed,failed}' then 4 when l.statuses[1] = 'failed' then 2 else 1 end
-        -- 0.9 to 1.1, the same for everybody who asks: Pages that were added together do not stay together.
-        * (0.9 + 0.2 * (hashtext(n.page_id || ' ' || n.mode || ' ' || coalesce(l.run_id, 0)) & 1023) / 1023) as due_at
-    from planned n
-    cross join lateral (
-      select max(r.run_id) as run_id, max(r.started_at) as began_at, array_agg(r.status order by r.run_id desc) as statuses
-      from (
-        select r.run_id, r.started_at, r.status from convsync.sync_runs r
-        where r.page_id = n.page_id and r.exclusive_kind = n.kind
-        order by r.run_id desc limit 2
-      ) r
-    ) l
-    -- The first incremental follows the walk.
-    cross join lateral (
-      select max(r.started_at) as began_at
-      from (
-        select r.started_at from convsync.sync_runs r
-        where r.page_id = n.page_id and r.exclusive_kind = 'walk'
-        order by r.run_id desc limit 1
-      ) r
-    ) walk
-  )
   select d.page_id, d.mode, d.due_at
-  from dated d
+  from convsync_api._planned_syncs(p_modes, p_page_id) d
   where d.due_at <= convsync_api._now()
   order by d.due_at, d.page_id, d.mode;
 $$;

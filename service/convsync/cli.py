@@ -169,7 +169,7 @@ def print_json(document: object) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
 
 
-as_json = click.option(
+as_json: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else there."
 )
 calls_option = partial(
@@ -835,6 +835,12 @@ async def psql(arguments: tuple[str, ...]) -> int:
         finally:
             signal.signal(signal.SIGINT, ignored)
         return done.returncode
+
+
+# Last, because it uses what stands above.
+from convsync.outgoing_cli import outgoing  # noqa: E402
+
+main.add_command(outgoing)
 
 
 if __name__ == "__main__":

@@ -131,6 +131,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes to POST to an outgoing webhook, the caller's alone for a while; the `attempt` counts from 1."""
+
+    name: str
+    url: str
+    secret_sealed: bytes
+    secret_key_id: str
+    fence: int
+    webhook_id: str
+    attempt: int
+    changes: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
 class FeedLag:
     """Committed changes that an older open transaction holds back, and whose it is."""
 
@@ -544,6 +558,87 @@ class Store:
     async def begin_feed_epoch(self) -> int:
         epoch: int = await self._value("select convsync_api.begin_feed_epoch()")
         return epoch
+
+    # Outgoing webhooks
+
+    async def add_outgoing(
+        self,
+        *,
+        name: str,
+        url: str,
+        secret_sealed: bytes,
+        secret_key_id: str,
+        pages: Sequence[str] | None = None,
+        after: str | None = None,
+    ) -> Json:
+        webhook: Json = await self._value(
+            """select convsync_api.add_outgoing(p_name => %(name)s, p_url => %(url)s,
+               p_secret_sealed => %(secret_sealed)s, p_secret_key_id => %(secret_key_id)s,
+               p_pages => %(pages)s::text[], p_after => %(after)s)""",
+            name=name,
+            url=url,
+            secret_sealed=secret_sealed,
+            secret_key_id=secret_key_id,
+            pages=None if pages is None else list(pages),
+            after=after,
+        )
+        return webhook
+
+    async def list_outgoing(self) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute("select * from convsync_api.list_outgoing()")
+            return await cursor.fetchall()
+
+    async def remove_outgoing(self, *, name: str) -> Json:
+        webhook: Json = await self._value(
+            "select convsync_api.remove_outgoing(p_name => %(name)s)", name=name
+        )
+        return webhook
+
+    async def resume_outgoing(self, *, name: str, skip: bool = False) -> Json:
+        webhook: Json = await self._value(
+            "select convsync_api.resume_outgoing(p_name => %(name)s, p_skip => %(skip)s)",
+            name=name,
+            skip=skip,
+        )
+        return webhook
+
+    async def claim_outgoing(self, *, lease_seconds: float = 60, batch: int = 100) -> Batch | None:
+        """The next batch that is due, if there is one."""
+        claimed = await self._all(
+            Batch,
+            """select * from convsync_api.claim_outgoing(p_lease_seconds => %(lease_seconds)s::numeric,
+               p_batch => %(batch)s)""",
+            lease_seconds=lease_seconds,
+            batch=batch,
+        )
+        return claimed[0] if claimed else None
+
+    async def record_outgoing(
+        self,
+        *,
+        name: str,
+        fence: int,
+        delivered: bool,
+        status: int | None = None,
+        error: str | None = None,
+        retry_seconds: float = 60,
+        attempts: int = 12,
+    ) -> str:
+        """The state the webhook is in now: `active` or `paused`."""
+        state: str = await self._value(
+            """select convsync_api.record_outgoing(p_name => %(name)s, p_fence => %(fence)s,
+               p_delivered => %(delivered)s, p_status => %(status)s, p_error => %(error)s,
+               p_retry_seconds => %(retry_seconds)s::numeric, p_attempts => %(attempts)s)""",
+            name=name,
+            fence=fence,
+            delivered=delivered,
+            status=status,
+            error=error,
+            retry_seconds=retry_seconds,
+            attempts=attempts,
+        )
+        return state
 
     # Dead letters
 
@@ -1033,6 +1128,16 @@ class Store:
             "select convsync_api.get_sync_run(p_run_id => %(run_id)s)", run_id=run_id
         )
         return run
+
+    async def list_sync_runs(self, *, page_id: str, before: int | None = None, limit: int = 20) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_sync_runs(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return found
 
     async def resumable_syncs(self) -> list[Resumable]:
         """The runs nobody carries that are due."""

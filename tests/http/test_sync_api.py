@@ -53,6 +53,8 @@ RUN_FIELDS = {
     "unreadable",
     "calls",
     "eta_seconds",
+    "calls_left",
+    "calls_per_second",
     "started_at",
     "finished_at",
     "request_id",

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
-import aiohttp_jinja2
-import jinja2
 import structlog
 from aiohttp import web
 
@@ -24,18 +21,23 @@ from convsync.observe.measures import Measures
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.observe.problems import ProblemWatch
 from convsync.observe.watch import WriteWatch
+from convsync.outgoing import Outgoing, poster
 from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import middlewares
+from convsync.web import cors, middlewares, views
+from convsync.web.limits import RateLimit
 from convsync.web.routes import (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -46,6 +48,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
     COMMIT,
@@ -57,6 +60,7 @@ from convsync.web.state import (
     METRICS,
     RUNNER,
     SCHEMA,
+    SESSIONS,
     SETTINGS,
     STORE,
     TOKENS,
@@ -77,8 +81,11 @@ _MODULES = (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -99,6 +106,8 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         middlewares=[
             middlewares.deliveries_measured(path),
             middlewares.request_id,
+            cors.preflights(settings.allowed_origins),
+            views.errors_as_pages,
             middlewares.problems,
             middlewares.access,
             middlewares.parameters,
@@ -110,16 +119,17 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
-    app[middlewares.KEYS] = settings.keys()
-    app[middlewares.ACCESS] = {(route.method, route.path): route.access for route in ROUTES}
+    keys = settings.keys()
+    app[middlewares.KEYS] = keys
+    app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
+    app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
+    app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
-    aiohttp_jinja2.setup(
-        app,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+        if route.method == "GET" and not route.is_stream:
+            app.router.add_route("HEAD", route.path, route.handler)
+    app.on_response_prepare.append(cors.headers(settings.allowed_origins))
+    views.set_up(app)
     app.cleanup_ctx.append(_database(service_url))
     app.cleanup_ctx.append(_graph)
     app.cleanup_ctx.append(_alerts)
@@ -198,7 +208,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
     problems = ProblemWatch(store, alerter)
-    async with asyncio.TaskGroup() as group:
+    async with poster() as post, asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         schedule = Schedule(settings.sync_interval, settings.reconcile_interval)
         supervising = group.create_task(runner.supervise(schedule=schedule), name="sync supervisor")
@@ -209,6 +219,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         finding = group.create_task(problems.run(), name="problem watch")
         certifying = group.create_task(app[METRICS].certificate.run(), name="certificate metrics")
         telling = group.create_task(alerter.run(), name="alerts")
+        delivering = group.create_task(Outgoing(store, app[TOKENS], post).run(), name="outgoing webhooks")
         yield
         # What is refused from here on is refused because we end, which needs nobody.
         await end(watching)
@@ -217,7 +228,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
         # Who sees drift ends before it is written for the last time.
-        for task in (tidying, reading, supervising, counting, finding):
+        for task in (tidying, reading, supervising, counting, finding, delivering):
             await end(task)
         await committing
         await drift.close(_DRIFT_SECONDS)
