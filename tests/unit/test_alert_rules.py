@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: they name what is served, each says what to do, and promtool tries them."""
+"""The alert rules and the dashboard: they name what is served and say what to do, and promtool tries them."""
 
 from __future__ import annotations
 
