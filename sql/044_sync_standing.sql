@@ -19,11 +19,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
-    select
-    from convsync.sync_runs r
-    join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.thread_id = ''
-    where r.page_id = p_page_id and s.page_id = p_page_id and s.completed);
+  select exists (select from convsync.sync_runs r where r.page_id = p_page_id and r.list_walked);
 $$;
 
 create or replace function convsync_api._webhooks_silent(p_page convsync.pages)

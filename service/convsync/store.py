@@ -796,6 +796,24 @@ class Store:
             request_id=request_id,
         )
 
+    async def allow_deletions_of_run(self, *, page_id: str, run_id: int) -> int:
+        allowed: int = await self._value(
+            """select convsync_api.allow_deletions_of_run(p_page_id => %(page_id)s,
+               p_run_id => %(run_id)s)""",
+            page_id=page_id,
+            run_id=run_id,
+        )
+        return allowed
+
+    async def expire_sync_runs(self, *, days: int, limit: int = 10_000) -> int:
+        """At most `limit` runs and as many cursors go; repeat until none does."""
+        gone: int = await self._value(
+            "select convsync_api.expire_sync_runs(p_days => %(days)s, p_limit => %(limit)s)",
+            days=days,
+            limit=limit,
+        )
+        return gone
+
     async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int = 1) -> list[Work]:
         return await self._all(
             Work,

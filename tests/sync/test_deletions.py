@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from psycopg.errors import CheckViolation
 from structlog.testing import capture_logs
 
@@ -16,7 +17,7 @@ from convsync import facts
 from convsync.observe import problems
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
-from sync.application import service
+from sync.application import API_KEY, service
 from sync.world import FastTime, World, open_world
 
 HOUR_AGO = timedelta(hours=1)
@@ -300,6 +301,31 @@ async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(
             assert (await runner.run(many.page_id, "full")).status == "succeeded"
             resolved = ("deletions_held_back", "resolved", {"page_id", "run_id", "mode"})
             assert await told(2) == [firing, resolved]
+
+
+async def test_what_a_person_has_allowed_the_retry_of_the_run_asks_for(many: World, tmp_path: Path) -> None:
+    removed = {one.thread_id for one in remove(many, 60)}
+    async with (
+        service(many, tmp_path) as (address, runner),
+        ClientSession(headers={"Authorization": f"Bearer {API_KEY}"}) as client,
+    ):
+        run_id = (await runner.run(many.page_id, "full")).run_id
+
+        async def post(what: str) -> tuple[int, dict[str, Any]]:
+            async with client.post(f"{address}/api/sync-runs/{run_id}/{what}") as answer:
+                return answer.status, await answer.json(content_type=None)
+
+        status, problem = await post("retry")
+        assert (status, "holds back the deletion of 60 conversations" in str(problem)) == (422, True)
+        assert await post("allow-deletions") == (
+            200,
+            {"page_id": many.page_id, "run_id": str(run_id), "conversations": 60},
+        )
+        status, run = await post("retry?wait=60")
+        assert (status, run["status"], run["deletions_confirmed"]) == (200, "succeeded", 60)
+        status, problem = await post("allow-deletions")
+        assert (status, "it holds no deletions back" in str(problem)) == (422, True)
+    assert await gone(many) == removed
 
 
 async def test_permission_lost_while_confirming_marks_nothing(many: World) -> None:

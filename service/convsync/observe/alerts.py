@@ -104,7 +104,7 @@ PROBLEMS: Final = {
             "More conversations are missing from a Page's list than is credible. None of them was marked as"
             " deleted.",
             "Look at the Page in Meta's inbox and at the token's permissions. If they are really gone,"
-            " allow_deletions lets the next full or reconciling sync ask for each of them.",
+            " `convsync deletions allow PAGE_ID RUN_ID` lets a retry of that run ask for each of them.",
         ),
         Problem(
             "webhooks_silent",

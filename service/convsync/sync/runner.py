@@ -454,6 +454,7 @@ class _Attempt:
             mode=self._mode,
             lease_seconds=self._settings.lease_seconds,
             token_works=self._token_works,
+            token_is_dead=self._token_is_dead,
             reload_token=self._token_if_replaced,
             concurrency=self._settings.concurrency,
             log=self._log,
@@ -500,9 +501,19 @@ class _Attempt:
         if self._known_valid or self._control.failed:
             return
         self._known_valid = True
+        await self._mark_token("valid", None)
+
+    async def _token_is_dead(self, told: str) -> None:
+        await self._mark_token("invalid", told)
+
+    async def _mark_token(self, state: str, error: str | None) -> None:
+        """Of the token in use: somebody may have stored another since it was read."""
+        sealed = self._sealed
         with suppress(NotFound):
             await self._control.patiently(
-                lambda: self._store.mark_token(page_id=self._page_id, state="valid", error=None)
+                lambda: self._store.mark_token(
+                    page_id=self._page_id, state=state, error=error, token_sealed=sealed
+                )
             )
 
     async def _renew(self) -> None:

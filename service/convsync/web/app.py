@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -237,7 +237,10 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
                 "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
                 "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
-                "changes": await _expire_changes(store, settings.changes_days),
+                "changes": await _until_none(partial(store.expire_changes, days=settings.changes_days)),
+                "sync_records": await _until_none(
+                    partial(store.expire_sync_runs, days=settings.sync_run_days)
+                ),
                 "events_below_a_horizon": await purge_again(store),
             }
         except errors.ConvsyncError as error:
@@ -251,9 +254,9 @@ async def _tidy(store: Store, settings: Settings) -> None:
             warn_of_version(settings.graph_version)
 
 
-async def _expire_changes(store: Store, days: int) -> int:
+async def _until_none(expire: Callable[[], Awaitable[int]]) -> int:
     gone = 0
-    while batch := await store.expire_changes(days=days):
+    while batch := await expire():
         gone += batch
     return gone
 
