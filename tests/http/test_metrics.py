@@ -29,6 +29,7 @@ from http_support import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+import promtool
 from convsync import __version__
 from convsync.observe import metrics
 from convsync.web.app import create_app
@@ -98,6 +99,12 @@ async def test_names_follow_the_conventions_of_prometheus(service: Service) -> N
         assert name.endswith("_total") == (kind == "counter"), name
         assert not re.search(r"_(ms|milliseconds|minutes|kb)\b", name), name
         assert re.search(rf"^# HELP {name} \S", text, re.MULTILINE), name
+
+
+async def test_promtool_finds_no_fault_with_what_is_served(service: Service) -> None:
+    assert await service.deliver(delivery(said("m_1", "hello"))) == 200
+    code, found = promtool.run("check", "metrics", text=await scraped(service))
+    assert (code, found) == (0, "")
 
 
 async def test_the_numbers_of_the_write_path_rise_as_deliveries_come(service: Service) -> None:

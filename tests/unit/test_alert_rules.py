@@ -1,16 +1,10 @@
-"""The alert rules and the dashboard: they name what is served, each says what to do, and promtool tries them.
-
-`promtool` is in Debian's package `prometheus`. Where it is missing its tests are skipped, but in CI, which
-says that it has to be there (`CONVSYNC_TEST_PROMTOOL=required`).
-"""
+"""The alert rules and the dashboard: they name what is served and say what to do, and promtool tries them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import promtool
 from convsync.observe.alerts import CAUSES, PROBLEMS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,32 +162,19 @@ def test_the_dashboard_can_be_imported() -> None:
             assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
 
 
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        missing = "promtool is missing: apt-get install prometheus"
-        if os.environ.get("CONVSYNC_TEST_PROMTOOL") == "required":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
+def test_the_rules_are_sound() -> None:
+    code, said = promtool.run("check", "rules", RULES)
+    assert code == 0, said
+    assert f"{len(rules())} rules found" in said
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def test_each_alert_fires_on_its_scenario_and_a_healthy_hour_is_silent() -> None:
+    code, said = promtool.run("test", "rules", TESTS)
+    assert code == 0, said
+    assert "SUCCESS" in said
 
 
-def test_the_rules_are_sound(promtool: str) -> None:
-    assert f"{len(rules())} rules found" in run(promtool, "check", "rules", RULES)
-
-
-def test_each_alert_fires_on_its_scenario_and_a_healthy_hour_is_silent(promtool: str) -> None:
-    assert "SUCCESS" in run(promtool, "test", "rules", TESTS)
-
-
-def test_rules_that_are_wrong_are_found_out(promtool: str, tmp_path: Path) -> None:
+def test_rules_that_are_wrong_are_found_out(tmp_path: Path) -> None:
     """With limits that nothing reaches each scenario misses its alert."""
     document = yaml.safe_load(RULES.read_text(encoding="utf-8"))
     for rule in document["groups"][0]["rules"]:
@@ -201,19 +183,18 @@ def test_rules_that_are_wrong_are_found_out(promtool: str, tmp_path: Path) -> No
         rule["expr"] = changed
     (tmp_path / "alerts.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     shutil.copy(TESTS, tmp_path)
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        [promtool, "test", "rules", tmp_path / TESTS.name], capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    missed = set(re.findall(r'alertname="(\w+)"', done.stdout + done.stderr))
-    assert missed == {rule["alert"] for rule in rules()}
+    code, said = promtool.run("test", "rules", tmp_path / TESTS.name)
+    assert code != 0
+    assert set(re.findall(r'alertname="(\w+)"', said)) == {rule["alert"] for rule in rules()}
 
 
-def test_the_expressions_of_the_dashboard_are_sound(promtool: str, tmp_path: Path) -> None:
+def test_the_expressions_of_the_dashboard_are_sound(tmp_path: Path) -> None:
     recorded = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
         for number, (_, expression) in enumerate(expressions_of_the_dashboard())
     ]
     path = tmp_path / "dashboard.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}), encoding="utf-8")
-    assert f"{len(recorded)} rules found" in run(promtool, "check", "rules", path)
+    code, said = promtool.run("check", "rules", path)
+    assert code == 0, said
+    assert f"{len(recorded)} rules found" in said
