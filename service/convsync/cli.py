@@ -647,6 +647,31 @@ async def verify(page_id: str, deep: bool, json_: bool) -> int:
     return OK if report.clean else FAILURE
 
 
+@main.group()
+def deletions() -> None:
+    """Deletions that a sync held back, because more conversations were missing than is credible."""
+
+
+@deletions.command("allow")
+@click.argument("page_id")
+@click.argument("run_id", type=click.IntRange(1, 2**63 - 1))
+@as_json
+@command
+async def deletions_allow(page_id: str, run_id: int, json_: bool) -> None:
+    """They are really gone: a retry of that run, or the next whole sync, asks for each of them."""
+    async with open_store(load_settings()) as (store, _):
+        allowed = await store.allow_deletions_of_run(page_id=page_id, run_id=run_id)
+    if json_:
+        print_json({"page_id": page_id, "run_id": str(run_id), "conversations": allowed})
+    else:
+        stdout.print(
+            f"Page {page_id}: up to {allowed} conversations may be gone. The next full or reconciling sync"
+            f" asks for them, or now: convsync sync {page_id} --retry {run_id}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 @main.group("dead-letters")
 def dead_letters() -> None:
     """What could not be understood: look at it, replay it, discard it."""

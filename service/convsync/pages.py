@@ -12,6 +12,7 @@ from convsync.graph.account import PageNode, SubscribedApp, read_list
 from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphAnswer, GraphClient
 from convsync.graph.errors import GraphError
+from convsync.observe.measures import GraphMeasures
 from convsync.store import Store
 
 # The fields of a Page subscription that carry conversations. Messenger Platform, webhooks: subscribed_apps.
@@ -61,6 +62,7 @@ async def granted(
     calls_per_second: float,
     sealed: bytes,
     call: Callable[[], Awaitable[GraphAnswer]],
+    measures: GraphMeasures | None = None,
     *,
     marks: bool = True,
 ) -> tuple[GraphAnswer, datetime]:
@@ -80,9 +82,13 @@ async def granted(
             raise TryAgain(f"no Graph call is granted for Page {page_id} for another {pause:.0f} s")
         await asyncio.sleep(pause)
         waited += pause
+    if measures is not None:
+        measures.waited("live", waited)
     try:
         answer = await call()
     except GraphError as error:
+        if measures is not None and error.block_scope is not None:
+            measures.blocked(error.block_scope)
         await store.record_call(
             page_id=page_id,
             status=error.http_status,
@@ -101,6 +107,8 @@ async def granted(
         raise
     usage = answer.usage
     used_up = usage.used_up_seconds if usage else 0
+    if measures is not None and used_up:
+        measures.blocked("page")
     await store.record_call(
         page_id=page_id,
         status=answer.status,

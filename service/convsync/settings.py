@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     public_url: str | None = None
     dead_letter_days: int = Field(default=30, ge=1, le=3650)
     changes_days: int = Field(default=30, ge=1, le=3650)
+    sync_run_days: int = Field(default=90, ge=1, le=3650)
     app_secret: SecretStr | None = None
     verify_token: SecretStr | None = None
     api_keys: SecretStr | None = None

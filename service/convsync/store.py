@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, LiteralString, TypeVar
+from typing import Any, Literal, LiteralString, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from convsync import errors, facts
 from convsync.facts import Fact, Json
 from convsync.observe.drift import Drift
+from convsync.observe.measures import DatabaseMeasures
 
 Row = TypeVar("Row")
 
@@ -162,6 +163,17 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """A problem of a Page that somebody is to be told of: `firing`, or `resolved`."""
+
+    page_id: str
+    problem: str
+    state: Literal["firing", "resolved"]
+    since: datetime
+    details: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A difference of Graph and mirror: `missing`, `extra` or `differing`, or a `count` to look into.
 
@@ -273,8 +285,11 @@ def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnecti
 class Store:
     """The functions of `convsync_api`, through a pool whose role may execute them and nothing else."""
 
-    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+    def __init__(
+        self, pool: psycopg_pool.AsyncConnectionPool[Any], measures: DatabaseMeasures | None = None
+    ) -> None:
         self._pool = pool
+        self._measures = measures if measures is not None else DatabaseMeasures()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -291,22 +306,31 @@ class Store:
             raise errors.from_database(error) from error
 
     async def _one(self, kind: type[Row], query: LiteralString, /, **values: Any) -> Row:
-        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
-            await cursor.execute(query, values)
-            row = await cursor.fetchone()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=class_row(kind))
+                row = await (await cursor.execute(query, values)).fetchone()
         if row is None:
             raise errors.DatabaseError("a function that always returns a row returned none")
         return row
 
     async def _all(self, kind: type[Row], query: LiteralString, /, **values: Any) -> list[Row]:
-        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
-            await cursor.execute(query, values)
-            return await cursor.fetchall()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=class_row(kind))
+                return await (await cursor.execute(query, values)).fetchall()
+
+    async def _values(self, query: LiteralString, /, **values: Any) -> list[Any]:
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=scalar_row)
+                return await (await cursor.execute(query, values)).fetchall()
 
     async def _value(self, query: LiteralString, /, **values: Any) -> Any:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(query, values)
-            return await cursor.fetchone()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=scalar_row)
+                return await (await cursor.execute(query, values)).fetchone()
 
     # The mirror
 
@@ -430,13 +454,12 @@ class Store:
         )
 
     async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
-                   p_limit => %(limit)s)""",
-                {"pages": None if pages is None else list(pages), "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
+               p_limit => %(limit)s)""",
+            pages=None if pages is None else list(pages),
+            limit=limit,
+        )
 
     async def expire_pending_amendments(self, *, days: int) -> int:
         """Of how many messages what waited for them was deleted."""
@@ -518,13 +541,14 @@ class Store:
         before: int | None = None,
         limit: int = 50,
     ) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
-                   p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
-                {"page_id": page_id, "resolved": resolved, "before": before, "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
+               p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            resolved=resolved,
+            before=before,
+            limit=limit,
+        )
 
     async def get_dead_letter(self, *, dead_letter_id: int) -> Json:
         letter: Json = await self._value(
@@ -569,13 +593,12 @@ class Store:
         return names
 
     async def list_schema_drift(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
-                   p_limit => %(limit)s)""",
-                {"pages": None if pages is None else list(pages), "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
+               p_limit => %(limit)s)""",
+            pages=None if pages is None else list(pages),
+            limit=limit,
+        )
 
     async def expire_schema_drift(self, *, days: int) -> int:
         gone: int = await self._value(
@@ -613,9 +636,7 @@ class Store:
         return page
 
     async def list_pages(self) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute("select * from convsync_api.list_pages()")
-            return await cursor.fetchall()
+        return await self._values("select * from convsync_api.list_pages()")
 
     async def get_page(self, *, page_id: str) -> Json:
         page: Json = await self._value(
@@ -791,6 +812,24 @@ class Store:
             lease_seconds=lease_seconds,
             request_id=request_id,
         )
+
+    async def allow_deletions_of_run(self, *, page_id: str, run_id: int) -> int:
+        allowed: int = await self._value(
+            """select convsync_api.allow_deletions_of_run(p_page_id => %(page_id)s,
+               p_run_id => %(run_id)s)""",
+            page_id=page_id,
+            run_id=run_id,
+        )
+        return allowed
+
+    async def expire_sync_runs(self, *, days: int, limit: int = 10_000) -> int:
+        """At most `limit` runs and as many cursors go; repeat until none does."""
+        gone: int = await self._value(
+            "select convsync_api.expire_sync_runs(p_days => %(days)s, p_limit => %(limit)s)",
+            days=days,
+            limit=limit,
+        )
+        return gone
 
     async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int = 1) -> list[Work]:
         return await self._all(
@@ -1052,6 +1091,36 @@ class Store:
             # An older one does not count them yet.
             refused_facts=found.get("refused_facts", []),
             webhook_losses=found.get("webhook_losses", []),
+        )
+
+    async def page_metrics(self) -> Json:
+        """Tokens, freshness, problems, budgets and open runs, for monitoring."""
+        found: Json = await self._value("select convsync_api.page_metrics()")
+        return found
+
+    async def certificate_metrics(self) -> Json:
+        """Reads a row of each conversation."""
+        found: Json = await self._value("select convsync_api.certificate_metrics()")
+        return found
+
+    async def take_alerts(self, *, again_seconds: float, hold_seconds: float, limit: int) -> list[Alert]:
+        """What somebody is to be told of; this caller's for `hold_seconds`."""
+        return await self._all(
+            Alert,
+            """select * from convsync_api.take_alerts(p_again_seconds => %(again_seconds)s::numeric,
+               p_hold_seconds => %(hold_seconds)s::numeric, p_limit => %(limit)s)""",
+            again_seconds=again_seconds,
+            hold_seconds=hold_seconds,
+            limit=limit,
+        )
+
+    async def alert_told(self, *, page_id: str, problem: str, state: str) -> None:
+        await self._value(
+            """select convsync_api.alert_told(p_page_id => %(page_id)s, p_problem => %(problem)s,
+               p_state => %(state)s)""",
+            page_id=page_id,
+            problem=problem,
+            state=state,
         )
 
     def pool_stats(self) -> Mapping[str, int]:

@@ -68,6 +68,8 @@ def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None
         ["sync", "1", "--deadline", "soon"],
         ["sync", "1", "--retry", "0"],
         ["sync", "1", "--retry", "1", "--restart"],
+        ["deletions", "allow", "1"],
+        ["deletions", "allow", "1", "0"],
         ["verify"],
         ["explain", "1"],
         ["page"],
@@ -489,6 +491,34 @@ async def test_retry_reads_what_a_partial_sync_could_not(cli: Commands, world: W
         code, out, err = await cli.run("sync", world.page_id, "--retry", run_id, "--json")
         assert (code, out) == (1, "")
         assert said in err
+
+
+async def test_deletions_that_were_held_back_are_allowed_and_retried(database: Any, tmp_path: Path) -> None:
+    async with (
+        open_world(database, conversations=40, messages=2.0) as world,
+        commands(world, tmp_path) as cli,
+    ):
+        assert (await cli.run("sync", world.page_id))[0] == 0
+        for conversation in list(world.simulator.population.conversations)[:30]:
+            world.simulator.population.remove(conversation)
+        code, out, _ = await cli.run("sync", world.page_id, "--json")
+        held_back = json.loads(out)
+        assert (code, held_back["reason"]) == (1, "deletion_breaker")
+        code, _, err = await cli.run("sync", world.page_id, "--retry", held_back["run_id"])
+        assert (code, "holds back the deletion of 30 conversations" in err) == (1, True)
+
+        code, out, err = await cli.run("deletions", "allow", world.page_id, held_back["run_id"], "--json")
+        assert code == 0, err
+        assert json.loads(out) == {
+            "page_id": world.page_id,
+            "run_id": held_back["run_id"],
+            "conversations": 30,
+        }
+        code, out, err = await cli.run("sync", world.page_id, "--retry", held_back["run_id"], "--json")
+        assert code == 0, err
+        assert json.loads(out)["deletions_confirmed"] == 30
+        code, _, err = await cli.run("deletions", "allow", world.page_id, held_back["run_id"])
+        assert (code, "it holds no deletions back" in err) == (1, True)
 
 
 async def test_sync_exits_3_at_its_deadline_and_goes_on_when_called(cli: Commands, world: World) -> None:

@@ -62,6 +62,9 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/sync-runs/{run_id}"): Call(200, "/api/sync-runs/RUN", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/cancel"): Call(200, "/api/sync-runs/RUN/cancel", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/retry"): Call(202, "/api/sync-runs/RUN/retry", of_a_page=True),
+    ("POST", "/api/sync-runs/{run_id}/allow-deletions"): Call(
+        422, "/api/sync-runs/RUN/allow-deletions", of_a_page=True
+    ),
     # A conversation, a dead letter, a deletion request nobody has: whom the route lets through is told so.
     ("GET", "/api/pages/{page_id}/conversations"): Call(
         200, f"/api/pages/{PAGE}/conversations", of_a_page=True

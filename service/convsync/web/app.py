@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +18,16 @@ from convsync.erasing import purge_again
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.graph.versions import warn_of_version
-from convsync.observe.alerts import DELETIONS_HELD_BACK, Alerter, webhook_post
+from convsync.observe.alerts import Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
+from convsync.observe.measures import Measures
 from convsync.observe.metrics import ServiceMetrics, WritePath
+from convsync.observe.problems import ProblemWatch
 from convsync.observe.watch import WriteWatch
 from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
-from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
+from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
 from convsync.web import middlewares
 from convsync.web.routes import (
@@ -51,6 +53,7 @@ from convsync.web.state import (
     DRIFT,
     GRAPH,
     LIFECYCLE,
+    MEASURES,
     METRICS,
     RUNNER,
     SCHEMA,
@@ -102,6 +105,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         ],
     )
     app[WRITE_PATH] = path
+    app[MEASURES] = Measures()
     app[SETTINGS] = settings
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
@@ -129,7 +133,7 @@ def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
         pool = create_pool(url, size=app[SETTINGS].pool_max, name="serve")
         # Not waited for: the service answers (not ready, 503) while its database is away.
         await pool.open(wait=False)
-        app[STORE] = Store(pool)
+        app[STORE] = Store(pool, app[MEASURES].database)
         yield
         await pool.close()
 
@@ -139,7 +143,8 @@ def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
 async def _graph(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     secret = settings.app_secret.get_secret_value() if settings.app_secret else None
-    async with GraphClient(settings.graph_url, settings.graph_version, secret) as client:
+    measures = app[MEASURES].graph
+    async with GraphClient(settings.graph_url, settings.graph_version, secret, measures=measures) as client:
         app[GRAPH] = client
         yield
 
@@ -150,16 +155,9 @@ async def _alerts(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _sync_ended(alerter: Alerter, page_id: str, mode: str, outcome: Outcome) -> None:
-    """Only a walk of the whole list says what is missing from it, and only the next one that it is not."""
-    if outcome.reason == "deletion_breaker":
-        alerter.fire(DELETIONS_HELD_BACK, {"run_id": str(outcome.run_id)}, page_id=page_id)
-    elif mode != "incremental" and outcome.status in ("succeeded", "partial"):
-        alerter.clear(DELETIONS_HELD_BACK, page_id=page_id)
-
-
 async def _workers(app: web.Application) -> AsyncIterator[None]:
     store, settings, path, alerter = app[STORE], app[SETTINGS], app[WRITE_PATH], app[ALERTER]
+    measures = app[MEASURES]
 
     drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
     read_drift = partial(drift.saw, "sync")
@@ -169,6 +167,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         calls_per_second=settings.calls_per_second,
         saw_drift=read_drift,
+        measures=measures.graph,
     )
 
     async def ingest(facts: Sequence[Fact]) -> None:
@@ -185,10 +184,11 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings.of(settings),
         saw_drift=read_drift,
-        ended=partial(_sync_ended, alerter),
+        measures=measures,
     )
     app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     app[METRICS] = ServiceMetrics(
+        measures=measures,
         build={"version": __version__, "schema": app[SCHEMA]},
         path=path,
         commit=commit,
@@ -197,6 +197,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         hidden_consumers=limited_consumers(app[middlewares.KEYS]),
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
+    problems = ProblemWatch(store, alerter)
     async with asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         schedule = Schedule(settings.sync_interval, settings.reconcile_interval)
@@ -205,15 +206,18 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         counting = group.create_task(drift.run(), name="schema drift")
         tidying = group.create_task(_tidy(store, settings), name="janitor")
         watching = group.create_task(watch.run(), name="write watch")
+        finding = group.create_task(problems.run(), name="problem watch")
+        certifying = group.create_task(app[METRICS].certificate.run(), name="certificate metrics")
         telling = group.create_task(alerter.run(), name="alerts")
         yield
         # What is refused from here on is refused because we end, which needs nobody.
         await end(watching)
+        await end(certifying)
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         await commit.close(DRAIN_SECONDS)
         await runner.drain(DRAIN_SECONDS)
         # Who sees drift ends before it is written for the last time.
-        for task in (tidying, reading, supervising, counting):
+        for task in (tidying, reading, supervising, counting, finding):
             await end(task)
         await committing
         await drift.close(_DRIFT_SECONDS)
@@ -233,7 +237,10 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
                 "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
                 "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
-                "changes": await _expire_changes(store, settings.changes_days),
+                "changes": await _until_none(partial(store.expire_changes, days=settings.changes_days)),
+                "sync_records": await _until_none(
+                    partial(store.expire_sync_runs, days=settings.sync_run_days)
+                ),
                 "events_below_a_horizon": await purge_again(store),
             }
         except errors.ConvsyncError as error:
@@ -247,9 +254,9 @@ async def _tidy(store: Store, settings: Settings) -> None:
             warn_of_version(settings.graph_version)
 
 
-async def _expire_changes(store: Store, days: int) -> int:
+async def _until_none(expire: Callable[[], Awaitable[int]]) -> int:
     gone = 0
-    while batch := await store.expire_changes(days=days):
+    while batch := await expire():
         gone += batch
     return gone
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from convsync.graph.client import GraphClient
 from convsync.observe.alerts import Alerter
 from convsync.observe.drift import DriftRecorder
+from convsync.observe.measures import Measures
 from convsync.observe.metrics import ServiceMetrics, WritePath
 from convsync.settings import Settings
 from convsync.store import Store
@@ -37,5 +38,6 @@ RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
 DRIFT: web.AppKey[DriftRecorder] = web.AppKey("drift", DriftRecorder)
 CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
 WRITE_PATH: web.AppKey[WritePath] = web.AppKey("write_path", WritePath)
+MEASURES: web.AppKey[Measures] = web.AppKey("measures", Measures)
 METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)
 ALERTER: web.AppKey[Alerter] = web.AppKey("alerter", Alerter)

@@ -87,6 +87,16 @@ async def retry(request: web.Request) -> web.Response:
     return await _awaited(request, begun, seconds)
 
 
+@route("POST", "/api/sync-runs/{run_id}/allow-deletions", access="operate")
+async def allow_deletions(request: web.Request) -> web.Response:
+    """What a run holds back is really gone: a retry of it, or the next whole sync, asks for each of them."""
+    run = await _visible_run(request, whole_number(request.match_info["run_id"], "run_id"))
+    allowed = await request.app[STORE].allow_deletions_of_run(
+        page_id=run["page_id"], run_id=int(run["run_id"])
+    )
+    return web.json_response({"page_id": run["page_id"], "run_id": run["run_id"], "conversations": allowed})
+
+
 def _seconds_to_wait(request: web.Request) -> float | None:
     wait = request.query.get("wait")
     if wait is None:
