@@ -14,21 +14,6 @@ as $$
   select case when p_text ~ '^[A-Za-z0-9_.:-]+$' then p_text else '''' || replace(p_text, '''', '''\''''') || '''' end;
 $$;
 
--- The newest message is later than the last webhook of any kind: a sync had to find it.
-create or replace function convsync_api._webhooks_are_silent(p_page convsync.pages)
-returns boolean
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce((
-    select c.last_message_time from convsync.messenger_conversations c
-    where c.page_id = p_page.page_id and c.deleted_at is null
-    order by coalesce(c.last_message_time, 'epoch'::timestamptz) desc, c.conversation_id desc limit 1
-  ) > greatest(p_page.subscribed_at, p_page.last_webhook_at) + interval '15 minutes', false);
-$$;
-
 create or replace view convsync_ops.open_syncs as
 select r.page_id, r.run_id, r.mode, r.status,
   case
@@ -260,7 +245,7 @@ as $$
     select p.page_id, convsync_api._shell_word(p.page_id) as word, p.added_at, p.token_state, p.token_error, p.last_webhook_at,
       p.token_state in ('unchecked', 'valid') as readable, j.freshness ->> 'freshness_reason' as stale_because,
       j.freshness ->> 'synced_at' as synced_at, convsync_api._budget_document(p.page_id) as budget,
-      p.added_at is not null and convsync_api._webhooks_are_silent(p) as silent,
+      p.added_at is not null and convsync_api._webhooks_silent(p) as silent,
       (convsync_api._loss_document(p) ->> 'last_day')::bigint as lost,
       exists (select from convsync.sync_runs r where r.page_id = p.page_id and r.status in ('queued', 'running', 'paused')) as at_work
     from convsync.pages p
@@ -323,8 +308,9 @@ as $$
     select 40, e.page_id, 'deletions_held_back',
       format('Run %s (%s) missed %s conversations in the Page''s list, more than is credible; none was marked.', e.run_id, e.mode, e.deletions_proposed),
       'They may be gone, or the token sees less than before: look at the Page in Meta''s inbox first.',
-      format('convsync psql -c "select convsync_api.allow_deletions(%L, %s)"', e.page_id, e.deletions_proposed)
-    from ended e where e.deletions_held_back
+      format('convsync deletions allow %s %s', p.word, e.run_id)
+    from ended e join page p on p.page_id = e.page_id
+    where e.deletions_held_back
     union all
     select 41, e.page_id, 'failed_batches', format('Run %s (%s) is %s: %s of its parts could not be read.', e.run_id, e.mode, e.status, e.batches),
       'What they stand for may be missing.', format('convsync sync %s --retry %s', p.word, e.run_id)

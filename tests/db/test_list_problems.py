@@ -179,7 +179,7 @@ def _held_back_deletions(owner: Connection) -> None:
         (
             _held_back_deletions,
             "deletions_held_back",
-            "convsync psql -c \"select convsync_api.allow_deletions('100', 40)\"",
+            "convsync deletions allow 100 {run}",
         ),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
