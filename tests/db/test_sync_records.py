@@ -323,6 +323,7 @@ def test_a_run_that_is_being_retried_does_not_go(
         old.append(run)
     day(page, 2 * DAYS)
     retrying, janitor = connect(), connect()
+    janitor.execute("set lock_timeout = '10s'")
     day(retrying, 2 * DAYS)
     retrying.execute("begin")
     call(retrying, "select run_id from convsync_api.retry_sync('1001', %(run)s)", run=old[0].run_id)
