@@ -63,6 +63,16 @@ def test_counters_histograms_and_what_is_held_add_up_and_descriptions_do_not() -
     }
 
 
+def test_counting_began_when_the_first_process_began_to_count() -> None:
+    def counted(created: float) -> list[Family]:
+        family = CounterMetricFamily("calls", "Calls.")
+        family.add_metric([], 1, created=created)
+        return to_families([family])
+
+    (family,) = merged([counted(20.0), counted(10.0)])
+    assert family["samples"] == [["calls_total", {}, 2], ["calls_created", {}, 10.0]]
+
+
 def test_two_releases_that_run_side_by_side_are_both_described() -> None:
     both = values(merged([process({}, 0, 1.0), process({}, 0, 1.0, version="2")]))
     assert (both['build_info{version="1"}'], both['build_info{version="2"}']) == (1, 1)

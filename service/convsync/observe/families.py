@@ -1,7 +1,8 @@
 """Metrics of several processes made into one set, as if one process had counted everything.
 
 Counters and histograms are added. So are gauges, which say what a process holds (connections, what waits);
-but of a description (`.._info`) and of a moment (`.._timestamp_seconds`) the greatest stands for all.
+but of a description (`.._info`) and of a moment (`.._timestamp_seconds`) the greatest stands for all, and of
+when something began to be counted (`.._created`) the least.
 Numbers that every process would tell alike, those of the database, do not belong in here.
 """
 
@@ -18,6 +19,7 @@ Family = dict[str, Any]
 
 _LASTING: Final = frozenset(("counter", "histogram"))
 _GREATEST: Final = ("_info", "_timestamp_seconds")
+_LEAST: Final = "_created"
 
 
 def to_families(metrics: Iterable[Metric]) -> list[Family]:
@@ -63,6 +65,8 @@ def merged(processes: Iterable[Sequence[Family]]) -> list[Family]:
                     known[key] = value
                 elif sample.endswith(_GREATEST):
                     known[key] = max(known[key], value)
+                elif sample.endswith(_LEAST):
+                    known[key] = min(known[key], value)
                 else:
                     known[key] += value
     return [
