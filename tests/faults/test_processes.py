@@ -19,11 +19,15 @@ import pytest
 from bench.shapes import deliveries
 from prometheus_client.parser import text_string_to_metric_families
 
+from convsync.database.bootstrap import Urls
+from convsync.database.installer import schema_version
 from convsync.facts import Message
+from convsync.processes import serving, supervisor
+from convsync.settings import Settings
 from convsync.store import Store, create_pool
 from faults.processes import API_KEY, CONVSYNC, until
 from faults.promises import APP_SECRET, Running, complaints, running
-from secrets_hunt import marked
+from secrets_hunt import marked, marked_key
 
 TWO = ("--processes", "2")
 FOUR = ("--processes", "4")
@@ -212,6 +216,122 @@ async def test_sighup_replaces_every_process_while_everybody_is_served(two: Runn
     assert at(scraped_after, "convsync_process_deaths_total") == 0
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         assert complaints(owner, load.promised) == []
+
+
+def listeners(port: int) -> int:
+    """How many sockets listen on the local port."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(one[3] == "0A" and int(one[1].rpartition(":")[2], 16) == port for one in lines)
+
+
+async def test_a_process_that_dies_again_and_again_leaves_its_connections_to_the_others(two: Running) -> None:
+    steady, *_ = sorted(workers(two.service.pid))
+    for deaths in range(1, 5):
+
+        async def there() -> bool:
+            return two.service.errors().count('"process_serves"') == 1 + deaths  # noqa: B023 - awaited here
+
+        await until(there, "the next process")
+        (victim,) = workers(two.service.pid) - {steady}
+        os.kill(victim, signal.SIGKILL)
+
+    async def closed() -> bool:
+        return listeners(port_of(two)) == 1
+
+    await until(closed, "its sockets are closed while it rests")
+    assert workers(two.service.pid) == {steady}
+
+    async def back() -> bool:
+        return listeners(port_of(two)) == 2 and len(workers(two.service.pid)) == 2
+
+    await until(back, "it is tried again")
+
+
+async def test_a_restart_that_fails_changes_nothing_and_the_next_one_takes_what_was_mended(
+    two: Running, tmp_path: Path
+) -> None:
+    before = workers(two.service.pid)
+    wrong = tmp_path / ".env"
+    wrong.write_text("CONVSYNC_GRAPH_VERSION=latest\n", encoding="utf-8")
+    two.service.signal(signal.SIGHUP)
+
+    async def refused() -> bool:
+        return "a new process did not come up" in two.service.errors()
+
+    await until(refused, "the restart fails")
+    assert "CONVSYNC_GRAPH_VERSION" in two.service.errors()
+    assert workers(two.service.pid) == before
+    assert listeners(port_of(two)) == 2
+    wrong.write_text("CONVSYNC_GRAPH_VERSION=v25.0\n", encoding="utf-8")
+    two.service.signal(signal.SIGHUP)
+
+    async def replaced() -> bool:
+        now = workers(two.service.pid)
+        return len(now) == 2 and not now & before
+
+    await until(replaced, "two new processes")
+    assert two.service.returncode is None
+
+
+async def test_a_restart_brings_the_database_up_to_date_first(database: Any, tmp_path: Path) -> None:
+    async with running(database.service_url, tmp_path, **SETTINGS) as run:
+        service = await run.start(
+            *("serve", "--port", "0", "--processes", "1"),
+            CONVSYNC_MIGRATE_DATABASE_URL=database.owner_url,
+        )
+        await service.line("convsync ")
+        (before,) = workers(service.pid)
+        with psycopg.connect(database.owner_url, autocommit=True) as owner:
+            owner.execute("update convsync.installation set functions_hash = 'of an older release'")
+            service.signal(signal.SIGHUP)
+
+            async def ended() -> bool:
+                return '"restart_ends"' in service.errors()
+
+            await until(ended, "the restart")
+            row = owner.execute("select convsync_api.schema_version()").fetchone()
+        assert row == (schema_version(),)
+        assert workers(service.pid) & {before} == set()
+        service.signal(signal.SIGTERM)
+        assert await service.wait() == 0
+
+
+async def test_a_process_that_hangs_is_killed_and_replaced(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_SILENT_REPORTS", 5)
+    monkeypatch.setenv("CONVSYNC_DATABASE_URL", database.service_url)
+    monkeypatch.setenv("CONVSYNC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("CONVSYNC_TOKEN_KEY", marked_key())
+    for name, value in {**SETTINGS, "CONVSYNC_PORT": "0", "CONVSYNC_PROCESSES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    urls = Urls(database.service_url, database.owner_url)
+    async with (
+        serving(Settings(), urls, upgrade=False) as service,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {API_KEY}"}) as client,
+    ):
+        before = {pid for pid in workers(os.getpid()) if serves(pid)}
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGSTOP)
+
+        async def replaced() -> bool:
+            # Who hangs must not keep the one that is asked from answering, whichever it is by then.
+            if {pid for pid in workers(os.getpid()) if serves(pid)} & before != {max(before)}:
+                return False
+            async with client.get("http://{}:{}/metrics".format(*service.address)) as answer:
+                text = await answer.text()
+            return "convsync_process_deaths_total 1.0" in text and "convsync_processes 2.0" in text
+
+        await until(replaced, "another process")
+    assert service.clean
+
+
+def serves(pid: int) -> bool:
+    try:
+        return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("arguments", [(), TWO], ids=["one process", "two"])

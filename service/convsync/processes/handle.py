@@ -48,16 +48,17 @@ class Worker:
     async def start(cls, order: dict[str, Any], sockets: Sequence[socket.socket]) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
             try:
+                # The last thing that is waited for: whoever is cancelled here leaves no process behind.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "convsync", "worker"),
                     stdin=theirs.fileno(),
                     pass_fds=[one.fileno() for one in sockets],
                 )
             except BaseException:
-                ours.close()
+                writer.close()
                 raise
-        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
         worker = cls(process, reader, writer)
         worker._tell({**order, "sockets": [one.fileno() for one in sockets]})
         return worker

@@ -43,8 +43,10 @@ class _Parent:
         reader, writer = await asyncio.open_connection(sock=stdin, limit=LINE_LIMIT)
         return cls(reader, writer)
 
-    async def order(self) -> dict[str, Any]:
-        order: dict[str, Any] = orjson.loads(await self._reader.readline())
+    async def order(self) -> dict[str, Any] | None:
+        """What to do; None if the parent has gone already."""
+        line = await self._reader.readline()
+        order: dict[str, Any] | None = orjson.loads(line) if line else None
         return order
 
     def tell(self, **message: Any) -> None:
@@ -99,6 +101,8 @@ async def work(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = await _Parent.join()
     order = await parent.order()
+    if order is None:
+        return
     settings = settings.model_copy(update={"host": order["host"], "port": order["port"]})
     url = order["database_url"] or (settings.database_url and settings.database_url.get_secret_value())
     if not url:
