@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -148,20 +150,9 @@ async def test_four_processes_share_the_load_and_their_numbers_add_up_whichever_
 async def test_a_killed_process_is_replaced_and_no_answered_delivery_is_lost(
     two: Running, database: Any
 ) -> None:
-    before = workers(two.service.pid)
     load = await two.load(rate=None, people=PEOPLE, seconds=120.0, connections=64)
     await load.until_more(200, 200)
-    _, scraped_before = await scraped(two)
-    victim = min(before)
-    os.kill(victim, signal.SIGKILL)
-
-    async def replaced() -> bool:
-        said = two.service.errors()
-        now = workers(two.service.pid)
-        return victim not in now and len(now) == 2 and said.count('"process_serves"') == 3
-
-    await until(replaced, "a new process")
-    _, scraped_after = await scraped(two)
+    await killed_and_replaced(two)
     await load.until_more(200, 200)
     await load.end()
     assert set(load.statuses) <= {200, 0}
@@ -169,13 +160,37 @@ async def test_a_killed_process_is_replaced_and_no_answered_delivery_is_lost(
         assert complaints(owner, load.promised) == []
         row = owner.execute("select count(*) from convsync.contact_interaction_events").fetchone()
     assert row == (len(set(load.promised)),)
-    assert len(workers(two.service.pid) & before) == 1
+
     # Nothing that was told is taken back: to Prometheus that would be a restart of all.
-    after = rising(scraped_after)
-    fallen = {key: (value, after[key]) for key, value in rising(scraped_before).items() if after[key] < value}
-    assert fallen == {}
-    assert at(scraped_after, "convsync_process_deaths_total") == 1
-    assert at(scraped_after, "convsync_processes") == 2
+    _, before = await scraped(two)
+    for deaths in (2, 3):
+        await killed_and_replaced(two)
+        _, found = await scraped(two)
+        after = rising(found)
+        fallen = {key: (was, after[key]) for key, was in rising(before).items() if after[key] < was}
+        assert fallen == {}
+        assert at(found, "convsync_process_deaths_total") == deaths
+        assert at(found, "convsync_processes") == 2
+
+
+async def killed_and_replaced(run: Running) -> None:
+    """The process that has served longest is killed; return when another serves in its place."""
+    before = [int(json.loads(line)["pid"]) for line in served(run)]
+    victim = next(pid for pid in before if alive(pid))
+    os.kill(victim, signal.SIGKILL)
+
+    async def replaced() -> bool:
+        return len(served(run)) == len(before) + 1
+
+    await until(replaced, "a new process")
+    now = workers(run.service.pid)
+    assert victim not in now
+    assert len(now) == 2
+
+
+def served(run: Running) -> list[str]:
+    """The lines of the log that say that a process serves."""
+    return [line for line in run.service.errors().splitlines() if '"process_serves"' in line]
 
 
 async def test_sighup_replaces_every_process_while_everybody_is_served(two: Running, database: Any) -> None:
@@ -273,13 +288,24 @@ async def test_a_restart_that_fails_changes_nothing_and_the_next_one_takes_what_
     assert two.service.returncode is None
 
 
-async def test_a_restart_brings_the_database_up_to_date_first(database: Any, tmp_path: Path) -> None:
-    async with running(database.service_url, tmp_path, **SETTINGS) as run:
+async def test_a_restart_brings_the_database_up_to_date_first_and_systemd_is_told(
+    database: Any, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0convsync test " + tmp_path.name + str(os.getpid()))
+        systemd.settimeout(60)
+        await restarted(database, tmp_path, systemd)
+
+
+async def restarted(database: Any, directory: Path, systemd: socket.socket) -> None:
+    async with running(database.service_url, directory, **SETTINGS) as run:
         service = await run.start(
             *("serve", "--port", "0", "--processes", "1"),
             CONVSYNC_MIGRATE_DATABASE_URL=database.owner_url,
+            NOTIFY_SOCKET="@" + systemd.getsockname()[1:].decode(),
         )
         await service.line("convsync ")
+        assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
         (before,) = workers(service.pid)
         with psycopg.connect(database.owner_url, autocommit=True) as owner:
             owner.execute("update convsync.installation set functions_hash = 'of an older release'")
@@ -294,6 +320,7 @@ async def test_a_restart_brings_the_database_up_to_date_first(database: Any, tmp
         assert workers(service.pid) & {before} == set()
         service.signal(signal.SIGTERM)
         assert await service.wait() == 0
+        assert await asyncio.to_thread(systemd.recv, 100) == b"STOPPING=1"
 
 
 async def test_a_process_that_hangs_is_killed_and_replaced(

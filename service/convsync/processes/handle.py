@@ -55,6 +55,8 @@ class Worker:
                     *(sys.executable, "-m", "convsync", "worker"),
                     stdin=theirs.fileno(),
                     pass_fds=[one.fileno() for one in sockets],
+                    # A Ctrl-C is for the parent, which then asks its workers.
+                    process_group=0,
                 )
             except BaseException:
                 writer.close()
