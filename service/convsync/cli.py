@@ -262,40 +262,56 @@ def is_given(context: click.Context, name: str) -> bool:
 @main.command()
 @click.option("--host", help="Overrides CONVSYNC_HOST.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Overrides CONVSYNC_PORT; 0 asks for a free one.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    help="Serve with so many processes, kept by this one. Overrides CONVSYNC_PROCESSES.",
+)
 @click.option("--no-migrate", is_flag=True, help="Leave the database's schema as it is.")
 @command
-async def serve(host: str | None, port: int | None, no_migrate: bool) -> None:
-    """The service: webhook, HTTP API, console, and the syncs that are due."""
-    from convsync.web.app import create_app
-    from convsync.web.app import serve as listen
+async def serve(host: str | None, port: int | None, processes: int | None, no_migrate: bool) -> None:
+    """The service: webhook, HTTP API, console, and the syncs that are due.
 
-    changed: dict[str, Any] = {}
-    if host is not None:
-        changed["host"] = host
-    if port is not None:
-        changed["port"] = port
-    settings = load_settings().model_copy(update=changed)
+    SIGTERM ends it, in less than ten seconds. With --processes, SIGHUP replaces one process after the other,
+    without a pause in service, after an upgrade or a change of .env.
+    """
+    from convsync.processes import ServingError, serving
+    from convsync.processes.notify import notify
+
+    given = {"host": host, "port": port, "processes": processes}
+    settings = load_settings().model_copy(update={k: v for k, v in given.items() if v is not None})
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_database(settings, "leave" if no_migrate else "upgrade") as urls:
         try:
-            runner = await listen(create_app(settings, urls.service), settings.host, settings.port)
-        except OSError as error:
-            raise Failure(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
-        try:
-            address = runner.addresses[0]
-            where = f"[{address[0]}]" if ":" in address[0] else address[0]
-            stdout.print(f"convsync {__version__} listens on http://{where}:{address[1]}/", highlight=False)
-            if settings.api_keys is None:
-                stdout.print(f"API key: {settings.generated_key_path}", highlight=False, soft_wrap=True)
-            for name, value in (("APP_SECRET", settings.app_secret), ("VERIFY_TOKEN", settings.verify_token)):
-                if value is None:
-                    stdout.print(f"CONVSYNC_{name} is not set: the webhook refuses every request")
-            sys.stdout.flush()
-            await stop.wait()
-        finally:
-            await runner.cleanup()
+            async with serving(settings, urls, upgrade=not no_migrate) as service:
+                host, port = service.address
+                where = f"[{host}]" if ":" in host else host
+                stdout.print(f"convsync {__version__} listens on http://{where}:{port}/", highlight=False)
+                if settings.api_keys is None:
+                    stdout.print(f"API key: {settings.generated_key_path}", highlight=False, soft_wrap=True)
+                for name in ("APP_SECRET", "VERIFY_TOKEN"):
+                    if getattr(settings, name.lower()) is None:
+                        stdout.print(f"CONVSYNC_{name} is not set: the webhook refuses every request")
+                sys.stdout.flush()
+                notify("READY=1")
+                await stop.wait()
+                notify("STOPPING=1")
+        except ServingError as error:
+            raise Failure(str(error)) from error
+    if not service.clean:
+        sys.stdout.flush()
+        os._exit(FAILURE)  # what has not ended in time would keep the interpreter too
+
+
+@main.command(hidden=True)
+@command
+async def worker() -> None:
+    """One of the processes of `serve --processes`, which starts it."""
+    from convsync.processes.worker import work
+
+    await work(load_settings())
 
 
 @main.command()

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    processes: int | None = Field(default=None, ge=1, le=64)
     public_url: str | None = None
     dead_letter_days: int = Field(default=30, ge=1, le=3650)
     changes_days: int = Field(default=30, ge=1, le=3650)

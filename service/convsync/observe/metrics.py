@@ -12,7 +12,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from convsync.errors import ConvsyncError
 from convsync.facts import Json
 from convsync.observe.alerts import CAUSES, Alerter
+from convsync.observe.families import Family, to_families, to_metrics
 from convsync.observe.measures import Measures
 from convsync.observe.page_metrics import CertificateNumbers, certificate_metrics, page_metrics
 from convsync.store import Metrics, Store
@@ -48,6 +49,9 @@ _POOL: Final = {
 }
 
 _log = structlog.get_logger(__name__)
+
+# What all processes of this service have counted, this one among them.
+AllProcesses = Callable[[], Awaitable[list[Family]]]
 
 
 class WriteCounters(Protocol):
@@ -179,7 +183,10 @@ class DatabaseNumbers:
 
 
 class ServiceMetrics:
-    """All metrics of one application; `served` is the answer to a scrape, `certificate` is run beside it."""
+    """The metrics of one application; `served` is the answer to a scrape, `certificate` is run beside it.
+
+    `all_processes` gathers what this and the others have counted, where one service is several processes.
+    """
 
     def __init__(
         self,
@@ -191,34 +198,56 @@ class ServiceMetrics:
         store: Store,
         alerter: Alerter,
         hidden_consumers: Collection[str] = (),
+        all_processes: AllProcesses | None = None,
     ) -> None:
         self._numbers = DatabaseNumbers(store)
         self.certificate = CertificateNumbers(store)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(
-            _ServiceCollector(
-                measures,
-                build,
-                path,
-                commit,
-                store,
-                alerter,
-                self._numbers,
-                self.certificate,
-                tuple(hidden_consumers),
-            )
+        self._collector = _ServiceCollector(
+            measures,
+            build,
+            path,
+            commit,
+            store,
+            alerter,
+            self._numbers,
+            self.certificate,
+            tuple(hidden_consumers),
         )
+        self._all_processes = all_processes
+
+    def of_process(self) -> list[Family]:
+        """What this process alone has counted."""
+        return to_families(self._collector.of_process())
 
     async def served(self) -> bytes:
         """All metrics, in Prometheus' text format 0.0.4."""
         self.certificate.want()
         await self._numbers.refresh()
-        return generate_latest(self._registry)
+        counted: Iterable[Metric] = (
+            self._collector.of_process()
+            if self._all_processes is None
+            else to_metrics(await self._all_processes())
+        )
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Told([*counted, *self._collector.of_database()]))
+        return generate_latest(registry)
 
 
-class _ServiceCollector(Collector):
-    """Reads what is counted elsewhere, at scrape time: what this process knows of itself, and what all of
-    them read in the same database.
+class _Told(Collector):
+    """Metrics that were read already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+class _ServiceCollector:
+    """Reads what is counted elsewhere, at scrape time.
+
+    What a process knows of itself and what all of them read in the same database are told apart: with
+    several processes the first is added up (observe/families.py), the second must not be.
     """
 
     def __init__(
@@ -243,12 +272,11 @@ class _ServiceCollector(Collector):
         self._certificate = certificate
         self._hidden_consumers = hidden_consumers
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self.of_process()
-        yield from self.of_database()
-
     def of_process(self) -> Iterator[Metric]:
         yield _gauge("convsync_build_info", "Always 1; what runs, in its labels.", 1, self._build)
+        yield _gauge("convsync_processes", "Processes that serve.", 1)
+        # Counted by the parent of several processes, see convsync.processes.
+        yield _counter("convsync_process_deaths", "Processes that ended without being asked to.", 0)
         yield from self._webhook()
         yield from self._commits()
         yield from self._pool()

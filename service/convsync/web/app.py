@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -51,6 +52,7 @@ from convsync.web.routing import ROUTES
 from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
+    ALL_PROCESSES,
     COMMIT,
     CONTACTS,
     DRIFT,
@@ -71,9 +73,11 @@ from convsync.webhook.group_commit import GroupCommit
 
 # Meta batches up to 1000 updates; its own samples stay far below a kilobyte each.
 MAX_BODY_BYTES = 4 * 1024 * 1024
-DRAIN_SECONDS = 6.0
-_LAST_NOTICES_SECONDS = 2.0
-_DRIFT_SECONDS = 2.0
+# From the request to stop to the end, whatever was going on. A delivery is answered within four.
+STOP_SECONDS = 8.0
+_REQUESTS_SECONDS = 4.5
+_CONNECTIONS_SECONDS = 0.5
+_LAST_SECONDS = 2.0
 _TIDY_AGAIN_SECONDS = 30.0
 _DAY_SECONDS = 86_400.0
 
@@ -134,6 +138,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app.cleanup_ctx.append(_graph)
     app.cleanup_ctx.append(_alerts)
     app.cleanup_ctx.append(_workers)
+    app.on_response_prepare.append(_close_when_stopping)
     app.on_shutdown.append(_stop_taking)
     return app
 
@@ -205,6 +210,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         store=store,
         alerter=alerter,
         hidden_consumers=limited_consumers(app[middlewares.KEYS]),
+        all_processes=app.get(ALL_PROCESSES),
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
     problems = ProblemWatch(store, alerter)
@@ -225,14 +231,14 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         await end(watching)
         await end(certifying)
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
-        await commit.close(DRAIN_SECONDS)
-        await runner.drain(DRAIN_SECONDS)
+        left = app[LIFECYCLE].seconds_left
+        await asyncio.gather(commit.close(left(_LAST_SECONDS)), runner.drain(left(_LAST_SECONDS)))
         # Who sees drift ends before it is written for the last time.
         for task in (tidying, reading, supervising, counting, finding, delivering):
             await end(task)
         await committing
-        await drift.close(_DRIFT_SECONDS)
-        await alerter.drain(_LAST_NOTICES_SECONDS)
+        await drift.close(min(_LAST_SECONDS, left()))
+        await alerter.drain(min(_LAST_SECONDS, left()))
         await end(telling)
 
 
@@ -272,17 +278,64 @@ async def _until_none(expire: Callable[[], Awaitable[int]]) -> int:
     return gone
 
 
+async def _close_when_stopping(request: web.Request, response: web.StreamResponse) -> None:
+    """Who has more to ask connects again, to whoever serves then."""
+    if request.app[LIFECYCLE].stopping:
+        response.force_close()
+        response.headers["Connection"] = "close"
+
+
 async def _stop_taking(app: web.Application) -> None:
-    app[LIFECYCLE].stopping = True
+    app[LIFECYCLE].stop(STOP_SECONDS)
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
-    """Start listening; the caller cleans the returned runner up. `runner.addresses` has the port."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS, handle_signals=False)
+    """Start listening; the caller stops the returned runner. `runner.addresses` has the port."""
+    return await _serve(app, lambda runner: [web.TCPSite(runner, host, port)])
+
+
+async def serve_on(app: web.Application, sockets: Sequence[socket.socket]) -> web.AppRunner:
+    """Serve on sockets that listen already; the caller stops the returned runner."""
+    return await _serve(app, lambda runner: [web.SockSite(runner, one) for one in sockets])
+
+
+async def _serve(
+    app: web.Application, sites: Callable[[web.AppRunner], Iterable[web.BaseSite]]
+) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_REQUESTS_SECONDS, handle_signals=False)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        for site in sites(runner):
+            await site.start()
     except BaseException:
         await runner.cleanup()
         raise
     return runner
+
+
+async def stop(runner: web.AppRunner) -> bool:
+    """End what the runner serves: what it accepted is committed or refused, syncs are paused.
+
+    False if that has not ended in time: it was left as it is, and the process should exit. Nothing is lost by
+    that; what was not committed was not answered with 200.
+    """
+    stopping = asyncio.create_task(_stop(runner), name="stop")
+    done, _ = await asyncio.wait({stopping}, timeout=STOP_SECONDS)
+    if not done:
+        _log.error("not_stopped_in_time", seconds=STOP_SECONDS)
+        return False
+    stopping.result()
+    return True
+
+
+async def _stop(runner: web.AppRunner) -> None:
+    runner.app[LIFECYCLE].stop(STOP_SECONDS)
+    for site in list(runner.sites):
+        await site.stop()
+    # Who was let in has a moment for the request they came with: closed at once, it would be lost unheard.
+    until = asyncio.get_running_loop().time() + _CONNECTIONS_SECONDS
+    while runner.server is not None and runner.server.connections:
+        if asyncio.get_running_loop().time() >= until:
+            break
+        await asyncio.sleep(0.02)
+    await runner.cleanup()
