@@ -1,5 +1,5 @@
 -- Outgoing webhooks: who is told of changes by a signed POST, how far each has come, and what could not be delivered.
--- depends: 0016_proof
+-- depends: 0017_ends_and_shares
 
 set local lock_timeout = '10s';
 

@@ -1,5 +1,5 @@
 -- Moving another database in: whose rows were adopted, and when.
--- depends: 0016_proof
+-- depends: 0018_outgoing
 
 set local lock_timeout = '10s';
 

@@ -1,5 +1,5 @@
 -- What somebody is to be told of, so that of several processes one tells it, once, and a restart forgets nothing.
--- depends: 0016_proof
+-- depends: 0019_adoption
 
 set local lock_timeout = '10s';
 
