@@ -478,7 +478,9 @@ begin
         from jsonb_array_elements(p_threads) with ordinality l (value, place)
       ) t
     ) t;
-    v_disorder := v_disorder or v_cursor.out_of_order;
+    -- Nor is a list with a conversation that cannot be told (no id) one that is known up to some place.
+    v_disorder := v_disorder or v_cursor.out_of_order or coalesce(p_unreadable, 0) > (
+      select coalesce(sum((t.value ->> 'unreadable')::integer), 0) from jsonb_array_elements(p_threads) t (value));
 
     -- The list moves while it is walked: what jumped to its front is seen by reading the front again, until a whole page is
     -- older than the start of the pass before, and nothing was found that had been missed. What is written while the walk goes

@@ -61,8 +61,11 @@ async def _look_for_missing(world: World, page_id: str, found: Judgement) -> Non
 async def _of_certificate(world: World, page_id: str, found: Judgement) -> list[str]:
     told = await world.store.certificate_conversations(page_id=page_id, limit=1000)
     certified = {one.thread_id for one in told if one.complete}
-    incomplete = (found.lacking | found.beyond) & certified
-    return [f"{thread} is called complete" for thread in sorted(incomplete)]
+    incomplete = found.lacking | found.beyond
+    complaints = [f"{thread} is called complete" for thread in sorted(incomplete & certified)]
+    if incomplete and (await world.store.certificate(page_id=page_id))["whole"]:
+        complaints.append(f"the Page is called whole without {sorted(incomplete)}")
+    return complaints
 
 
 def _of_run(found: Judgement) -> list[str]:

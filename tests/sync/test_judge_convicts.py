@@ -52,8 +52,9 @@ async def test_message_lost_under_a_run_that_succeeded_is_convicted(world: World
 
     told = await judge(world, world.page_id, outcome.run_id)
     assert told.lacking == {thread}
-    called, succeeded = told.complaints
+    called, whole, succeeded = told.complaints
     assert called == f"{thread} is called complete"
+    assert whole == f"the Page is called whole without ['{thread}']"
     assert succeeded.startswith("succeeded, and the mirror differs")
 
 
