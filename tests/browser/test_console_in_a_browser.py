@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 from browser_support import OPERATE_KEY, PHONE, READ_KEY, Screen, Served, eventually, open_screen
 from playwright.async_api import Browser, expect
 
+from convsync.web.middlewares import KEYS
 from convsync.web.sessions import LIFETIME_SECONDS, PLAIN_COOKIE
 from convsync.web.state import SESSIONS
 
@@ -42,6 +45,8 @@ async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_en
     await expect(section.get_by_text("succeeded")).to_be_visible()
     await expect(bar).to_have_js_property("position", 1)
     assert 0 < share < 1
+    # Its event stream said so, aloud for who does not see the bar.
+    await expect(page.locator("#announcement")).to_have_text(re.compile(r"Run \d+ is succeeded\."))
     await expect(section.locator('[data-of="conversations_seen"]')).to_have_text(
         str(first["conversations_seen"])
     )
@@ -171,10 +176,6 @@ async def test_whoever_reads_has_nothing_to_press(screen: Screen, served: Served
 async def test_a_session_that_ends_leads_an_open_page_to_the_login_and_back(
     screen: Screen, served: Served
 ) -> None:
-    import time
-
-    from convsync.web.middlewares import KEYS
-
     page = screen.page
     await screen.log_in()
     await screen.open(f"/console/pages/{served.page_id}")
