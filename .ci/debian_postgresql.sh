@@ -14,7 +14,7 @@ debian_postgresql_is_there() {
 install_debian_packages() {
   local package missing=() as_root=()
   local wanted=("postgresql-$debian_version" "postgresql-$debian_version-pgtap" "postgresql-$debian_version-plpgsql-check"
-    libtap-parser-sourcehandler-pgtap-perl pgbouncer chromium fonts-dejavu-core)
+    libtap-parser-sourcehandler-pgtap-perl pgbouncer prometheus chromium fonts-dejavu-core)
   ((EUID != 0)) || wanted+=(python3-venv) # root's Python may be one that nobody cannot run
   for package in "${wanted[@]}"; do
     [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || missing+=("$package")

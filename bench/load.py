@@ -29,6 +29,7 @@ _LOOK_AGAIN_SECONDS = 0.2
 @dataclass(slots=True)
 class Connection:
     socket: socket.socket
+    address: tuple[str, int]
     sent: Delivery | None = None
     sent_at: float = 0.0
     received: bytes = b""
@@ -42,6 +43,10 @@ class Traffic(Protocol):
         ...
 
     def answered(self, delivery: Delivery, status: int, sent_at: float, now: float) -> None: ...
+
+    def lost(self, delivery: Delivery | None, sent_at: float, now: float) -> None:
+        """The service closed a connection, before it answered the delivery if there was one."""
+        ...
 
     def pause(self, now: float, busy: int) -> float | None:
         """How long there may be nothing to send; None when all is over. `busy`: how many are unanswered."""
@@ -60,51 +65,90 @@ def status_of(received: bytes) -> int | None:
 
 
 def connect(host: str, port: int, connections: int) -> list[Connection]:
-    everybody = [Connection(socket.create_connection((host, port), timeout=10)) for _ in range(connections)]
-    for connection in everybody:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return everybody
+    return [Connection(_connected((host, port)), (host, port)) for _ in range(connections)]
+
+
+def _connected(address: tuple[str, int]) -> socket.socket:
+    one = socket.create_connection(address, timeout=10)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one
 
 
 def drive(everybody: Sequence[Connection], traffic: Traffic) -> int:
     """Send and receive until the traffic is over, then close; how many requests were left unanswered."""
     selector = selectors.DefaultSelector()
     free = list(everybody)
+    closed: list[Connection] = []
     for connection in everybody:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def send(connection: Connection, now: float) -> bool:
+        """Whether it is busy now, or closed."""
         delivery = traffic.next(now)
         if delivery is None:
             return False
         connection.sent, connection.sent_at, connection.received = delivery, now, b""
-        connection.socket.sendall(delivery.request)
+        try:
+            connection.socket.sendall(delivery.request)
+        except ConnectionError:
+            lose(connection, now)
         return True
 
+    def send_all(now: float) -> None:
+        while free:
+            connection = free.pop()
+            if not send(connection, now):
+                free.append(connection)
+                return
+
+    def lose(connection: Connection, now: float) -> None:
+        selector.unregister(connection.socket)
+        connection.socket.close()
+        if connection in free:
+            free.remove(connection)
+        closed.append(connection)
+        traffic.lost(connection.sent, connection.sent_at, now)
+        connection.sent = None
+
+    def reconnect() -> None:
+        for connection in closed[:]:
+            try:
+                connection.socket = _connected(connection.address)
+            except OSError:
+                return  # nobody listens
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            closed.remove(connection)
+            free.append(connection)
+
     now = time.monotonic()
-    while free and send(free[-1], now):
-        free.pop()
-    while (pause := traffic.pause(now, len(everybody) - len(free))) is not None:
+    send_all(now)
+    while (pause := traffic.pause(now, len(everybody) - len(free) - len(closed))) is not None:
         for key, _ in selector.select(pause):
             connection = key.data
-            part = connection.socket.recv(65536)
+            now = time.monotonic()
+            try:
+                part = connection.socket.recv(65536)
+            except ConnectionError:
+                part = b""
             if not part:
-                raise ConnectionError("the service closed a connection")
+                lose(connection, now)
+                continue
             connection.received += part
             status = status_of(connection.received)
             if status is None:
                 continue
-            now = time.monotonic()
-            traffic.answered(connection.sent, status, connection.sent_at, now)
+            delivery, connection.sent = connection.sent, None
+            traffic.answered(delivery, status, connection.sent_at, now)
             if not send(connection, now):
                 free.append(connection)
         now = time.monotonic()
-        while free and send(free[-1], now):
-            free.pop()
+        if closed:
+            reconnect()
+        send_all(now)
     for connection in everybody:
         connection.socket.close()
     selector.close()
-    return len(everybody) - len(free)
+    return len(everybody) - len(free) - len(closed)
 
 
 class FullLoad:
@@ -129,6 +173,9 @@ class FullLoad:
         self._statuses[status] += 1
         if status == 200 and now < self._until:
             self._taken.append(now - sent_at)
+
+    def lost(self, delivery: Delivery | None, sent_at: float, now: float) -> None:
+        raise ConnectionError("the service closed a connection")
 
     def pause(self, now: float, busy: int) -> float | None:
         return _LOOK_AGAIN_SECONDS if busy and now <= self._until + _DRAIN_SECONDS else None

@@ -19,11 +19,24 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
-    select
-    from convsync.sync_runs r
-    join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.thread_id = ''
-    where r.page_id = p_page_id and s.page_id = p_page_id and s.completed);
+  select exists (select from convsync.sync_runs r where r.page_id = p_page_id and r.list_walked);
+$$;
+
+create or replace function convsync_api._webhooks_silent(p_page convsync.pages)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The newest message is later than the last webhook of any kind: a sync had to find it. Only where webhooks are to come: the
+  -- Page was subscribed, or one came.
+  select coalesce((
+    select c.last_message_time from convsync.messenger_conversations c
+    where c.page_id = p_page.page_id and c.deleted_at is null
+    order by coalesce(c.last_message_time, 'epoch'::timestamptz) desc, c.conversation_id desc limit 1
+  ) > greatest(p_page.subscribed_at, p_page.last_webhook_at) + interval '15 minutes'
+    and coalesce(p_page.subscribed_at, p_page.first_webhook_at) is not null, false);
 $$;
 
 create or replace function convsync_api._freshness(p_page convsync.pages)
@@ -52,13 +65,7 @@ as $$
       -- In two, as the indexes are: there are many runs that have ended.
       exists (select from convsync.sync_runs r where r.page_id = p_page.page_id and r.status in ('queued', 'running'))
         or exists (select from convsync.sync_runs r where r.page_id = p_page.page_id and r.status = 'paused') as at_work,
-      -- The newest message is later than the last webhook of any kind: a sync had to find it.
-      (
-        select c.last_message_time from convsync.messenger_conversations c
-        where c.page_id = p_page.page_id and c.deleted_at is null
-        order by coalesce(c.last_message_time, 'epoch'::timestamptz) desc, c.conversation_id desc limit 1
-      ) > greatest(p_page.subscribed_at, p_page.last_webhook_at) + interval '15 minutes' and p_page.subscribed_at is not null
-        as silent
+      convsync_api._webhooks_silent(p_page) as silent
     from convsync_api._sync_schedule() s
   ), judged as (
     select k.synced_at, case

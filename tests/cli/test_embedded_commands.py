@@ -129,6 +129,26 @@ async def test_demo_once_is_exact_and_leaves_no_process(
     assert left_behind(directory) == []
 
 
+async def test_several_processes_serve_on_the_embedded_database_and_leave_nothing_behind(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    service = await start(directory, started, "serve", "--processes", "2")
+    assert service.stdout is not None
+    async with asyncio.timeout(LIMIT):
+        address = (await service.stdout.readline()).decode().split()[-1]
+    served = f"import urllib.request; print(urllib.request.urlopen('{address}readyz').status)"
+    ready = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", served), stdout=asyncio.subprocess.PIPE, cwd="/"
+    )
+    started.append(ready)
+    assert await ready.communicate() == (b"200\n", None)
+    service.send_signal(signal.SIGINT)
+    async with asyncio.timeout(LIMIT):
+        await service.communicate()
+    assert service.returncode == 0
+    assert left_behind(directory) == []
+
+
 async def scenario(
     directory: Path, started: list[asyncio.subprocess.Process], text: str
 ) -> tuple[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ what was refused, and ends when everything was answered 200. Each answer is a li
 
     STATUS MESSAGE_ID PAGE_ID SENDER_ID DUE TAKEN
 
+STATUS is 0 where the service closed the connection before it answered; that delivery is sent again too.
 DUE is the second (of `time.monotonic`) at which the delivery should have been sent, TAKEN how long after that
 its answer was there: so it counts as a slow answer if no connection was free to send it.
 """
@@ -68,6 +69,13 @@ class Meta:
         return delivery
 
     def answered(self, delivery: Delivery, status: int, sent_at: float, now: float) -> None:
+        self._told(delivery, status, now)
+
+    def lost(self, delivery: Delivery | None, sent_at: float, now: float) -> None:
+        if delivery is not None:
+            self._told(delivery, 0, now)
+
+    def _told(self, delivery: Delivery, status: int, now: float) -> None:
         due, refusals = self._under_way.pop(delivery.message_id)
         message = f"{delivery.message_id} {delivery.page_id} {delivery.sender_id}"
         self._log.write(f"{status} {message} {due:.4f} {now - due:.4f}\n")

@@ -114,8 +114,8 @@ class Processes:
         code, out = await process.output(told)
         return code, out.decode(), process.errors()
 
-    async def serve(self) -> Process:
-        return await self.start("serve", "--port", "0", "--no-migrate")
+    async def serve(self, *arguments: str, port: int = 0) -> Process:
+        return await self.start("serve", "--port", str(port), "--no-migrate", *arguments)
 
     async def end(self) -> None:
         for process in self._started:

@@ -103,6 +103,11 @@ class Running(Processes):
     service: Process
     address: str
 
+    async def serves(self, *arguments: str, port: int = 0) -> None:
+        """Start the service, and return when it serves."""
+        self.service = await self.serve(*arguments, port=port)
+        self.address = (await self.service.line("convsync ")).split()[-1]
+
     async def load(
         self, *, rate: float | None, people: int, seconds: float, seed: str = "load", connections: int = 128
     ) -> Load:
@@ -127,9 +132,11 @@ class Running(Processes):
 
 
 @asynccontextmanager
-async def running(service_url: str, directory: Path) -> AsyncIterator[Running]:
+async def running(
+    service_url: str, directory: Path, *arguments: str, **environment: str
+) -> AsyncIterator[Running]:
     """`convsync serve` on a database that is there already."""
-    environment = {
+    told = {
         **inherited(),
         "CONVSYNC_DATABASE_URL": service_url,
         "CONVSYNC_DATA_DIR": str(directory / "data"),
@@ -137,11 +144,11 @@ async def running(service_url: str, directory: Path) -> AsyncIterator[Running]:
         "CONVSYNC_TOKEN_KEY": marked_key(),
         "CONVSYNC_GRAPH_URL": "http://127.0.0.1:1",
         "CONVSYNC_LOG_FORMAT": "json",
+        **environment,
     }
-    one = Running(directory, environment)
+    one = Running(directory, told)
     try:
-        one.service = await one.serve()
-        one.address = (await one.service.line("convsync ")).split()[-1]
+        await one.serves(*arguments)
         yield one
     finally:
         await one.end()

@@ -129,7 +129,8 @@ async def test_delete_forgets_the_token_and_keeps_the_mirror(service: Service, o
 async def test_a_bad_page_is_refused_by_the_name_of_its_field(
     service: Service, owner: Owner, body: bytes, status: int, code: str, field: str | None
 ) -> None:
-    async with service.client.post("/api/pages", data=body, headers=OPERATOR) as answer:
+    headers = {**OPERATOR, "Content-Type": "application/json"}
+    async with service.client.post("/api/pages", data=body, headers=headers) as answer:
         document = problem(await answer.json(), status, code)
     assert answer.status == status
     assert document.get("field") == field

@@ -53,9 +53,12 @@ async def open_database(settings: Settings, schema: Schema = "check") -> AsyncIt
         direct = settings.migrate_database_url or settings.direct_database_url or settings.database_url
         owner = direct.get_secret_value()
         if schema != "leave" and not await installer.is_current(service):
+            if schema == "upgrade":
+                await installer.migrate(owner)
+            if missing := await installer.missing_to_serve(service):
+                raise installer.InstallError(missing)
             if schema == "check":
                 raise BehindError("the database is behind this release: run convsync migrate")
-            await installer.migrate(owner)
         yield Urls(service, owner)
         return
     server = EmbeddedPostgres(settings.data_dir)

@@ -27,6 +27,8 @@ import yoyo
 from psycopg import conninfo, sql
 
 from convsync import __version__
+from convsync.database import grants
+from convsync.database.grants import to_run
 
 _LOCK = 0x636F6E76_00000001  # "conv", 1: the installer
 _MINIMUM_SERVER = 150000
@@ -39,13 +41,13 @@ where p.pronamespace = 'convsync_api'::regnamespace
 """
 
 
-_MAY_UPGRADE: LiteralString = """
-select coalesce(
-  (select pg_catalog.pg_has_role(n.nspowner, 'usage')
-   from pg_catalog.pg_namespace n where n.nspname = 'convsync'),
-  pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create'))
+_GRANTED: LiteralString = """
+select coalesce(pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage'), false)
+from (select) as one
+left join pg_catalog.pg_roles r on r.rolname = 'convsync_service'
+left join pg_catalog.pg_namespace n on n.nspname = 'convsync_api'
 """
-_NOT_THE_OWNER = "this login may not upgrade the database: CONVSYNC_MIGRATE_DATABASE_URL must be its owner's"
+_MAY_NOT = "this login may not install or upgrade convsync here"
 
 
 class InstallError(Exception):
@@ -102,6 +104,11 @@ async def behind(url: str) -> list[str]:
     return await asyncio.to_thread(_behind, url)
 
 
+async def missing_to_serve(url: str) -> str | None:
+    """Why this login may call no function of the installed schema, and what to run; None where it may."""
+    return await asyncio.to_thread(_missing_to_serve, url)
+
+
 async def is_current(url: str) -> bool:
     """Whether the database is of this release, asked as anybody who may call its functions."""
     return await asyncio.to_thread(_is_current, url)
@@ -120,8 +127,10 @@ def _is_current(url: str) -> bool:
         return row == (schema_version(),)
 
 
-def _may_upgrade(connection: psycopg.Connection[Any]) -> bool:
-    return connection.execute(_MAY_UPGRADE).fetchone() == (True,)
+def _missing_to_serve(url: str) -> str | None:
+    with psycopg.connect(url, application_name="convsync", autocommit=True) as connection:
+        missing = grants.missing_to_serve(connection)
+    return f"the login of CONVSYNC_DATABASE_URL may call no function; {to_run(missing)}" if missing else None
 
 
 def _migrate(url: str) -> Installed:
@@ -130,16 +139,20 @@ def _migrate(url: str) -> Installed:
             raise InstallError(
                 f"PostgreSQL 15 or newer is needed, this is {guard.info.server_version // 10000}"
             )
-        if not _may_upgrade(guard):
+        if missing := grants.missing_to_install(guard):
             if _is_current(url):
                 return Installed([], False, schema_version())
-            raise InstallError(_NOT_THE_OWNER)
+            raise InstallError(
+                f"{_MAY_NOT}. CONVSYNC_MIGRATE_DATABASE_URL names another; or {to_run(missing)}"
+            )
         guard.execute("select pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK])
         try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                grants.create_roles(connection)
             applied = _apply_migrations(url)
             functions = _apply_functions(url)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise InstallError(f"{_NOT_THE_OWNER} ({error.diag.message_primary})") from error
+            raise InstallError(f"{_MAY_NOT}: {error.diag.message_primary}") from error
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("select convsync_api.begin_feed_epoch()")
         return Installed(applied, functions, schema_version())
@@ -147,7 +160,7 @@ def _migrate(url: str) -> Installed:
 
 def _behind(url: str) -> list[str]:
     with psycopg.connect(url, application_name="convsync migrate --check", autocommit=True) as connection:
-        if not _may_upgrade(connection):
+        if grants.missing_to_install(connection):
             return [] if _is_current(url) else ["an upgrade as the database's owner"]
         if connection.execute("select to_regclass('convsync._yoyo_migration') is null").fetchone() == (True,):
             return [f"migration {name}" for name in migration_ids()] + ["functions"]
@@ -155,7 +168,7 @@ def _behind(url: str) -> list[str]:
         todo = [f"migration {name}" for name in migration_ids() if name not in done]
         if connection.execute("select to_regclass('convsync.installation') is null").fetchone() == (True,):
             return [*todo, "functions"]
-        if _installed_hash(connection) != functions_hash():
+        if _installed_hash(connection) != functions_hash() or not _granted(connection):
             todo.append("functions")
         return todo
 
@@ -178,7 +191,7 @@ def _apply_migrations(url: str) -> list[str]:
 def _apply_functions(url: str) -> bool:
     wanted = functions_hash()
     with psycopg.connect(url) as connection:
-        if _installed_hash(connection) == wanted:
+        if _installed_hash(connection) == wanted and _granted(connection):
             return False
         connection.execute("set local plpgsql.extra_errors = 'all'")
         connection.execute("set local client_min_messages = warning")
@@ -215,20 +228,25 @@ def _installed_hash(connection: psycopg.Connection[Any]) -> str | None:
     return row[0] if row else None
 
 
+def _granted(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the service's role may call the functions: a dump restored without privileges has lost that."""
+    return connection.execute(_GRANTED).fetchone() == (True,)
+
+
 def _yoyo_url(url: str) -> str:
     """The same connection in yoyo's spelling: its psycopg 3 scheme, everything in the query."""
     parts = conninfo.conninfo_to_dict(url)
     user, password = parts.pop("user", None), parts.pop("password", None)
-    database = parts.pop("dbname", "") or ""
     login = (
         (quote(str(user), safe="") + (":" + quote(str(password), safe="") if password else "") + "@")
         if user
         else ""
     )
+    # The database's name too: in the path it would be taken as it is written there, escapes and all.
     query = urlencode(
         {key: str(value) for key, value in parts.items() if value is not None} | {"schema": "convsync"}
     )
-    return f"postgresql+psycopg://{login}/{quote(str(database), safe='')}?{query}"
+    return f"postgresql+psycopg://{login}/?{query}"
 
 
 @contextmanager

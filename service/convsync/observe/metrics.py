@@ -1,7 +1,8 @@
 """What /metrics serves: plain counters, made into Prometheus' text when somebody asks.
 
 The write path serves thousands of deliveries a second, so it only adds to integers; a collector of the
-application's own registry reads them at scrape time. `docs/metrics.md` describes each metric.
+application's own registry reads them at scrape time, beside what `measures` counts there and what the
+database knows (`page_metrics`). `docs/metrics.md` describes each metric.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -26,7 +27,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from convsync.errors import ConvsyncError
+from convsync.facts import Json
 from convsync.observe.alerts import CAUSES, Alerter
+from convsync.observe.families import Family, to_families, to_metrics
+from convsync.observe.measures import Measures
+from convsync.observe.page_metrics import CertificateNumbers, certificate_metrics, page_metrics
 from convsync.store import Metrics, Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +49,9 @@ _POOL: Final = {
 }
 
 _log = structlog.get_logger(__name__)
+
+# What all processes of this service have counted, this one among them.
+AllProcesses = Callable[[], Awaitable[list[Family]]]
 
 
 class WriteCounters(Protocol):
@@ -147,6 +155,7 @@ class DatabaseNumbers:
         self._asking = asyncio.Lock()
         self._asked: float | None = None
         self.known: Metrics | None = None
+        self.pages: Json | None = None
 
     async def refresh(self) -> None:
         """Ask again, if what is known has become old."""
@@ -157,64 +166,129 @@ class DatabaseNumbers:
                 async with asyncio.timeout(self._patience):
                     self.known = await self._store.metrics()
             except (ConvsyncError, TimeoutError) as error:
-                self.known = None
+                self.known = self.pages = None
                 _log.warning("metrics_without_database", error=type(error).__name__)
+            else:
+                await self._refresh_pages()
             self._asked = time.monotonic()
+
+    async def _refresh_pages(self) -> None:
+        """Of very many Pages this takes longer, which says nothing of the database."""
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                self.pages = await self._store.page_metrics()
+        except (ConvsyncError, TimeoutError) as error:
+            self.pages = None
+            _log.warning("metrics_without_pages", error=type(error).__name__)
 
 
 class ServiceMetrics:
-    """The registry of one application; `served` is the answer to a scrape."""
+    """The metrics of one application; `served` is the answer to a scrape, `certificate` is run beside it.
+
+    `all_processes` gathers what this and the others have counted, where one service is several processes.
+    """
 
     def __init__(
         self,
         *,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
         store: Store,
         alerter: Alerter,
         hidden_consumers: Collection[str] = (),
+        all_processes: AllProcesses | None = None,
     ) -> None:
         self._numbers = DatabaseNumbers(store)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(
-            _ServiceCollector(build, path, commit, store, alerter, self._numbers, tuple(hidden_consumers))
+        self.certificate = CertificateNumbers(store)
+        self._collector = _ServiceCollector(
+            measures,
+            build,
+            path,
+            commit,
+            store,
+            alerter,
+            self._numbers,
+            self.certificate,
+            tuple(hidden_consumers),
         )
+        self._all_processes = all_processes
+
+    def of_process(self) -> list[Family]:
+        """What this process alone has counted."""
+        return to_families(self._collector.of_process())
 
     async def served(self) -> bytes:
         """All metrics, in Prometheus' text format 0.0.4."""
+        self.certificate.want()
         await self._numbers.refresh()
-        return generate_latest(self._registry)
+        counted: Iterable[Metric] = (
+            self._collector.of_process()
+            if self._all_processes is None
+            else to_metrics(await self._all_processes())
+        )
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Told([*counted, *self._collector.of_database()]))
+        return generate_latest(registry)
 
 
-class _ServiceCollector(Collector):
-    """Reads what is counted elsewhere, at scrape time."""
+class _Told(Collector):
+    """Metrics that were read already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+class _ServiceCollector:
+    """Reads what is counted elsewhere, at scrape time.
+
+    What a process knows of itself and what all of them read in the same database are told apart: with
+    several processes the first is added up (observe/families.py), the second must not be.
+    """
 
     def __init__(
         self,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
         store: Store,
         alerter: Alerter,
         numbers: DatabaseNumbers,
+        certificate: CertificateNumbers,
         hidden_consumers: tuple[str, ...],
     ) -> None:
+        self._measures = measures
         self._build = dict(build)
         self._path = path
         self._commit = commit
         self._store = store
         self._alerter = alerter
         self._numbers = numbers
+        self._certificate = certificate
         self._hidden_consumers = hidden_consumers
 
-    def collect(self) -> Iterator[Metric]:
+    def of_process(self) -> Iterator[Metric]:
         yield _gauge("convsync_build_info", "Always 1; what runs, in its labels.", 1, self._build)
+        yield _gauge("convsync_processes", "Processes that serve.", 1)
+        # Counted by the parent of several processes, see convsync.processes.
+        yield _counter("convsync_process_deaths", "Processes that ended without being asked to.", 0)
         yield from self._webhook()
         yield from self._commits()
         yield from self._pool()
         yield from self._alerts()
+        yield from self._measures.registry.collect()
+
+    def of_database(self) -> Iterator[Metric]:
         yield from self._database()
+        if self._numbers.pages is not None:
+            yield from page_metrics(self._numbers.pages)
+        if self._certificate.known is not None:
+            yield from certificate_metrics(self._certificate.known)
 
     def _webhook(self) -> Iterator[Metric]:
         path = self._path
