@@ -10,7 +10,9 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/convsync
 # What changes seldom comes first: with the same pyproject.toml the dependencies are a cached layer.
 COPY pyproject.toml README.md LICENSE ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+# With the extra `sentry`: nobody can add it to the image later.
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*p['dependencies'], *p['optional-dependencies']['sentry'], sep='\n')" \
       > requirements.txt \
  && pip --python /opt/convsync/bin/python install --no-cache-dir --requirement requirements.txt
 COPY service service

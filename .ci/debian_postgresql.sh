@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A throw-away cluster of Debian's PostgreSQL 15, with pgTAP, plpgsql_check and PgBouncer. Sourced by .ci/run.
+# A throw-away cluster of Debian's PostgreSQL 15, with pgTAP, plpgsql_check and PgBouncer; and the browser. Sourced by .ci/run.
 : "${work:?the directory of the run}"
 
 readonly debian_version=15
@@ -14,7 +14,7 @@ debian_postgresql_is_there() {
 install_debian_packages() {
   local package missing=() as_root=()
   local wanted=("postgresql-$debian_version" "postgresql-$debian_version-pgtap" "postgresql-$debian_version-plpgsql-check"
-    libtap-parser-sourcehandler-pgtap-perl pgbouncer)
+    libtap-parser-sourcehandler-pgtap-perl pgbouncer prometheus chromium fonts-dejavu-core)
   ((EUID != 0)) || wanted+=(python3-venv) # root's Python may be one that nobody cannot run
   for package in "${wanted[@]}"; do
     [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || missing+=("$package")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import ingest, others, simulator, webhooks
+from bench import ingest, others, simulator, sync, webhooks
 from bench.report import Line, fill_table, write_json
 from bench.server import ROOT, Server, open_server
 
@@ -26,6 +26,11 @@ GROUPS: dict[str, Callable[[Server, bool, Callable[[str], None]], list[Line]]] =
     "ingest_p50_growth": ingest.ingest_growth,
     "compare": others.compare,
     "simulator": simulator.serves,
+    "sync_full": sync.full,
+    "sync_full_growth": sync.growth,
+    "sync_incremental": sync.incremental,
+    "sync_utilisation": sync.utilisation,
+    "sync_rss": sync.memory,
 }
 
 

@@ -214,6 +214,18 @@ def load(server: Server, database: str, wanted: int, seconds: float) -> int:
     return rounds * conversations
 
 
+def load_conversations(server: Server, database: str, wanted: int) -> None:
+    """Fill a clone with `wanted` conversations of one event each."""
+    with server.superuser(database) as connection:
+        script = Path(__file__).with_name("filler.sql").read_text(encoding="utf-8")
+        connection.execute(_text(script))
+        connection.execute("set session_replication_role = replica")
+        connection.execute("select bench_filler.add_round(0, %s, %s)", [wanted, list(PAGES)])
+        connection.execute("select bench_filler.add_conversations(1, %s, %s)", [wanted, list(PAGES)])
+        connection.execute("analyze")
+        connection.execute("checkpoint")
+
+
 def _people(events: int) -> Iterator[tuple[str, str]]:
     for number in range(events // _EVENTS_PER_CONVERSATION):
         yield PAGES[number % len(PAGES)], str(6_000_000_000_000_000 + number)

@@ -229,7 +229,9 @@ def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def open_service(server: Server, variant: str = "serve") -> Iterator[Service]:
+def open_service(
+    server: Server, variant: str = "serve", *, environment: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """`convsync serve` on the bench's database, or a variant of it (bench/service.py)."""
     secret = secrets.token_hex(16)
     options = ["--host", "127.0.0.1", "--port", "0"]
@@ -251,6 +253,7 @@ def open_service(server: Server, variant: str = "serve") -> Iterator[Service]:
                     "CONVSYNC_APP_SECRET": secret,
                     "CONVSYNC_GRAPH_URL": "http://127.0.0.1:9",
                     "CONVSYNC_LOG_FORMAT": "json",
+                    **(environment or {}),
                 }
             ),
         )

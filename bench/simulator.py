@@ -40,9 +40,11 @@ class SimulatorProcess:
     """A simulator that was started and announced itself."""
 
     def __init__(self, process: subprocess.Popen[bytes], announced: dict[str, Any]) -> None:
+        self.url: str = announced["url"]
+        self.pages: list[dict[str, str]] = announced["pages"]
         self._pid = process.pid
-        self._page = announced["pages"][0]
-        address = urlsplit(announced["url"])
+        self._page = self.pages[0]
+        address = urlsplit(self.url)
         self._connection = http.client.HTTPConnection(
             address.hostname or "", address.port, timeout=_ANSWER_SECONDS
         )
@@ -69,24 +71,50 @@ class SimulatorProcess:
             after = body["paging"]["cursors"]["after"]
         return messages
 
+    def truth(self, place: int) -> list[dict[str, Any]]:
+        """The conversations of a Page with their messages, as they are."""
+        found: list[dict[str, Any]] = self._ask(f"/_sim/truth/{self.pages[place]['page_id']}")[
+            "conversations"
+        ]
+        return found
+
+    def call_times(self) -> list[float]:
+        """When the calls came that are in the log (Unix seconds), oldest first."""
+        return sorted(call["at"] for call in self._ask("/_sim/calls?limit=1000000")["calls"])
+
+    def violations(self) -> int:
+        """How often a Page was called more often than its limit allows."""
+        told: dict[str, int] = self._ask("/_sim/calls?limit=1")["violations"]
+        return sum(told.values())
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._ask(path, "POST", orjson.dumps(body))
+
+    def _ask(self, path: str, method: str = "GET", body: bytes | None = None) -> Any:
+        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if not 200 <= answer.status < 300:
+            raise RuntimeError(f"the simulator answered {answer.status}: {text[:200]!r}")
+        return orjson.loads(text)
+
     def _page_after(self, after: str | None) -> Any:
         query = {"access_token": self._page["token"], "fields": _FIELDS, "limit": _CONVERSATIONS_PER_PAGE}
         if after is not None:
             query["after"] = after
-        self._connection.request("GET", f"/v26.0/{self._page['page_id']}/conversations?{urlencode(query)}")
-        answer = self._connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"the simulator answered {answer.status}: {body[:200]!r}")
-        return orjson.loads(body)
+        return self._ask(f"/v26.0/{self._page['page_id']}/conversations?{urlencode(query)}")
 
 
 @contextmanager
-def _simulator(conversations: int, messages: int) -> Iterator[SimulatorProcess]:
+def open_simulator(
+    conversations: int, messages: int, *more: str, calls_per_second: float = 0
+) -> Iterator[SimulatorProcess]:
+    """A simulator with so many conversations and so many messages on average in each, limits off."""
     process = subprocess.Popen(  # noqa: S603 - our own module, no shell
         [
-            *(sys.executable, "-m", "convsync.simulator", "--port", "0", "--calls-per-second", "0"),
+            *(sys.executable, "-m", "convsync.simulator", "--port", "0"),
             *("--conversations", str(conversations), "--messages", str(messages)),
+            *("--calls-per-second", str(calls_per_second), *more),
         ],
         stdout=subprocess.PIPE,
     )
@@ -108,7 +136,7 @@ def serves(server: Server, quick: bool, tell: Tell) -> list[Line]:
     again: list[float] = []
     served = 0
     for _ in range(repetitions):
-        with _simulator(pages * _CONVERSATIONS_PER_PAGE, 100) as simulator:
+        with open_simulator(pages * _CONVERSATIONS_PER_PAGE, 100) as simulator:
             simulator.walk(1)  # imports, the compiled field list
             for rates in (first, again):
                 before = simulator.processor_seconds()
@@ -133,11 +161,11 @@ def _start(repetitions: int) -> Line:
     memory: list[float] = []
     for _ in range(repetitions):
         for conversations, seconds in ((_BIG, big), (100, small)):
-            with _simulator(conversations, 30) as simulator:
+            with open_simulator(conversations, 30) as simulator:
                 seconds.append(simulator.processor_seconds())
                 if conversations == _BIG:
                     memory.append(simulator.memory_mb())
-    with _simulator(_HUGE, 30) as simulator:
+    with open_simulator(_HUGE, 30) as simulator:
         huge = {"seconds": round(simulator.processor_seconds(), 2), "mb": round(simulator.memory_mb())}
     return Line(
         "simulator_start_100k",

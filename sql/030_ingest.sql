@@ -427,7 +427,13 @@ begin
             convsync_api._merge_metadata(o.metadata, o.graph_at, f.metadata, f.observed_at),
             o.reaction_marks, greatest(o.graph_at, f.observed_at)) end
       from unnest(p_facts) f
-      join convsync.messenger_conversations k on k.page_id = f.page_id and k.sender_id = f.sender_id
+      cross join lateral (
+        -- Looked up by itself: as a join, all conversations of the Page may look cheaper to the planner than one row of them.
+        select c.conversation_id
+        from convsync.messenger_conversations c
+        where c.page_id = f.page_id and c.sender_id = f.sender_id
+        offset 0
+      ) k
       join convsync.contact_interaction_events o on o.page_id = f.page_id and o.message_id = f.message_id
       join convsync.messenger_conversations owner on owner.page_id = o.page_id and owner.conversation_id = o.conversation_id
       cross join lateral (
@@ -958,6 +964,9 @@ begin
     return;
   end if;
   v_kinds := array(select distinct f.kind from unnest(v_facts) f);
+  if p_source = 'import' then
+    perform convsync_api._mark_adopted(v_facts, v_now);
+  end if;
   v_keys := convsync_api._lock_conversations(v_facts || v_proofs);
   perform convsync_api._know_tables();
   if v_proofs is not null then
@@ -983,6 +992,14 @@ begin
   end if;
   if 'message' = any (v_kinds) then
     v_deltas := v_deltas || convsync_api._take_amendments(v_facts);
+    if v_copies is not null and convsync_api._is_adopted(v_facts) then
+      if p_source = 'import' then
+        select y.copies, y.deltas into v_copies, v_more from convsync_api._yield(v_copies) y;
+        v_deltas := v_deltas || v_more;
+      else
+        v_deltas := v_deltas || convsync_api._take_over(v_copies, p_source, v_now);
+      end if;
+    end if;
     if v_copies is not null then
       v_deltas := v_deltas || convsync_api._merge_messages(v_copies);
     end if;
@@ -1052,6 +1069,7 @@ comment on function convsync_api.ingest(jsonb, text) is
 $c$Merges facts of any number of Pages and conversations in one transaction; a row per touched conversation.
 p_facts: a JSON array of facts (docs/functions.md has each kind). p_source: webhook, sync, sql or import.
 Any order, repetition, batching and concurrency of the same facts gives the same mirror. created is true exactly once
-per conversation; events_added counts new rows, events_changed rows with a visible change.
+per conversation; events_added counts new rows, events_changed rows with a visible change. What import tells of a message holds only
+while nobody else has told of it.
 Errors: ZC003 names the fact and field that is wrong; 22xxx and 23xxx for values PostgreSQL refuses; 40001, 40P01 and
 55P03 ask the caller to repeat the call. Nothing of a failing call remains.$c$;

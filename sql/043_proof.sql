@@ -4,19 +4,22 @@
 -- Nothing is claimed that was not verified. A conversation is complete if a sync has read its thread to the end, all of it could be
 -- read, no later read of it failed, and Graph shows its person in that thread alone. That is true as of verified_at: what came since is what webhooks told.
 
-create or replace function convsync_api._failed_threads(p_page_id text)
-returns table (thread_id text, failed_at timestamptz)
-language sql
-stable
-rows 10
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select b.thread_id, max(b.failed_at)
+-- What complete means, for all who say it; a view, so that whoever counts does not call a function for each.
+create or replace view convsync_api._standing as
+select c.page_id, c.conversation_id, c.sender_id, c.thread_id, c.deleted_at, p.verified_at, p.verified_run_id, p.verified_through,
+  p.full_read_at, case when f.failed_at > coalesce(p.verified_at, '-infinity') then f.failed_at end as failed_at,
+  p.unreadable, c.reported_count, c.message_count as stored_count,
+  c.deleted_at is null and c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null
+    and p.unreadable = 0 and not coalesce(f.failed_at > coalesce(p.verified_at, '-infinity'), false) as complete
+from convsync.messenger_conversations c
+left join convsync.thread_proofs p on p.page_id = c.page_id and p.thread_id = c.thread_id
+left join (
+  select b.page_id, b.thread_id, max(b.failed_at) as failed_at
   from convsync.sync_batches b
-  where b.page_id = p_page_id and b.kind = 'thread' and b.status = 'failed'
-  group by b.thread_id;
-$$;
+  where b.kind = 'thread' and b.status = 'failed'
+  group by b.page_id, b.thread_id
+) f on f.page_id = c.page_id and f.thread_id = c.thread_id;
+comment on view convsync_api._standing is 'Each conversation with what syncs have verified of it, and whether that makes it complete.';
 
 create or replace function convsync_api._certificate(p_page convsync.pages)
 returns jsonb
@@ -39,33 +42,23 @@ as $$
       select jsonb_build_object('run_id', r.run_id::text, 'mode', r.mode, 'status', r.status, 'started_at', r.started_at,
         'finished_at', r.finished_at)
       from convsync.sync_runs r
-      join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.thread_id = ''
-      where r.page_id = p_page.page_id and r.mode in ('full', 'reconcile') and s.completed
+      where r.page_id = p_page.page_id and r.list_walked and r.mode in ('full', 'reconcile')
       order by r.run_id desc
       limit 1
     ),
-    'deleted', g.deleted,
-    'erased', g.erased,
+    'deleted', n.deleted,
+    'erased', n.erased,
     'purged_before', p_page.purged_before
   )
   from (
-    -- What complete means is said once more in certificate_conversations.
-    select count(*) as conversations, count(*) filter (where c.complete) as complete, min(c.verified_at) filter (where c.complete) as verified_since,
-      coalesce(sum(c.unreadable), 0) as unreadable
-    from (
-      select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete,
-        p.verified_at, p.unreadable
-      from convsync.messenger_conversations c
-      left join convsync.thread_proofs p on p.page_id = p_page.page_id and p.thread_id = c.thread_id
-      left join convsync_api._failed_threads(p_page.page_id) f on f.thread_id = c.thread_id and f.failed_at > coalesce(p.verified_at, '-infinity')
-      where c.page_id = p_page.page_id and c.deleted_at is null
-    ) c
-  ) n
-  cross join (
-    select count(*) filter (where c.sender_id not like 'erased:%') as deleted, count(*) filter (where c.sender_id like 'erased:%') as erased
-    from convsync.messenger_conversations c
-    where c.page_id = p_page.page_id and c.deleted_at is not null
-  ) g;
+    select count(*) filter (where s.deleted_at is null) as conversations,
+      count(*) filter (where s.complete) as complete, min(s.verified_at) filter (where s.complete) as verified_since,
+      coalesce(sum(s.unreadable) filter (where s.deleted_at is null), 0) as unreadable,
+      count(*) filter (where s.deleted_at is not null and s.sender_id not like 'erased:%') as deleted,
+      count(*) filter (where s.deleted_at is not null and s.sender_id like 'erased:%') as erased
+    from convsync_api._standing s
+    where s.page_id = p_page.page_id
+  ) n;
 $$;
 
 create or replace function convsync_api.certificate(p_page_id text)
@@ -109,17 +102,12 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  select c.conversation_id, c.sender_id, c.thread_id, d.complete, p.verified_at, p.verified_run_id, p.verified_through, p.full_read_at,
-    f.failed_at, p.unreadable, c.reported_count, c.message_count
-  from convsync.messenger_conversations c
-  left join convsync.thread_proofs p on p.page_id = p_page_id and p.thread_id = c.thread_id
-  left join convsync_api._failed_threads(p_page_id) f on f.thread_id = c.thread_id and f.failed_at > coalesce(p.verified_at, '-infinity')
-  cross join lateral (
-    select c.history_complete_at is not null and not c.in_several_threads and p.full_read_at is not null and p.unreadable = 0 and f.thread_id is null as complete
-  ) d
-  where c.page_id = p_page_id and c.conversation_id > coalesce(p_after, 0) and c.deleted_at is null
-    and not (coalesce(p_incomplete_only, false) and d.complete)
-  order by c.conversation_id
+  select s.conversation_id, s.sender_id, s.thread_id, s.complete, s.verified_at, s.verified_run_id, s.verified_through, s.full_read_at,
+    s.failed_at, s.unreadable, s.reported_count, s.stored_count
+  from convsync_api._standing s
+  where s.page_id = p_page_id and s.conversation_id > coalesce(p_after, 0) and s.deleted_at is null
+    and not (coalesce(p_incomplete_only, false) and s.complete)
+  order by s.conversation_id
   limit least(greatest(coalesce(p_limit, 100), 1), 1000);
 end
 $$;
@@ -428,7 +416,8 @@ begin
       (9, (v_conversation ->> 'verified_at')::timestamptz, 'thread_verified', 'by run ' || (v_conversation ->> 'verified_run_id')),
       (10, v_waiting.first_seen_at, 'amendment_waits', 'its message has not come'),
       (11, v_waiting.edited_at, 'edited', format('edit %s: %s', v_waiting.num_edit, v_waiting.edited_text)),
-      (12, v_waiting.unsent_at, 'unsent', null)
+      (12, v_waiting.unsent_at, 'unsent', null),
+      (15, (v_conversation ->> 'deleted_at')::timestamptz, 'conversation_gone', 'Graph has no such conversation, as a sync has confirmed')
     union all
     select 13, to_timestamp((m.value ->> 0)::numeric / 1000000), case m.value ->> 1 when '0' then 'reaction' else 'reaction_taken_back' end,
       concat_ws(' ', m.key, m.value -> 2 ->> 'emoji', m.value -> 2 ->> 'reaction')

@@ -29,6 +29,8 @@ as $$
     'deletions_proposed', p_run.deletions_proposed,
     'deletions_confirmed', p_run.deletions_confirmed,
     'calls', p_run.calls,
+    'calls_left', convsync_api._sync_calls_left(p_run),
+    'calls_per_second', case when p_run.status = 'running' then round(convsync_api._sync_pace(p_run), 2) end,
     'eta_seconds', convsync_api._sync_eta(p_run),
     'progress', p_run.progress::text,
     'open_threads', (
@@ -69,6 +71,12 @@ as $$
     'last_success_at', (
       select max(r.finished_at) from convsync.sync_runs r where r.page_id = p_page.page_id and r.status = 'succeeded'
     ),
+    'next_sync', (
+      select jsonb_build_object('mode', n.mode, 'due_at', n.due_at)
+      from convsync_api._planned_syncs(null, p_page.page_id) n
+      order by n.due_at, n.mode limit 1
+    ),
+    'webhooks_last_hour', convsync_api._webhooks_last_hour(p_page.page_id),
     'certificate', convsync_api._certificate(p_page),
     'webhook_losses', convsync_api._loss_document(p_page)
   ) || convsync_api._freshness(p_page);

@@ -19,6 +19,8 @@ declare
   v_ready timestamptz;
   v_app convsync.call_budgets;
   v_pace numeric;
+  v_place constant integer := array_position('{live,repair,backfill}'::text[], p_lane);
+  v_turn boolean;
 begin
   if coalesce(p_page_id, '') = '' then
     raise exception 'the Page''s id is missing' using errcode = 'ZC003', hint = 'p_page_id';
@@ -56,23 +58,28 @@ begin
       v_ready := greatest(v_ready,
         v_row.grants[cardinality(v_row.grants)] + 1 / (p_calls_per_second * v_pace) * interval '1 second');
     end if;
-    if p_lane <> 'live' then
-      v_ready := greatest(v_ready, v_row.live_wanted_until);
-    end if;
-    if p_lane = 'backfill' then
-      v_ready := greatest(v_ready, v_row.repair_wanted_until);
-    end if;
+    -- A higher lane that waits goes first. But one that three calls of others have passed by has its turn before them: however
+    -- many new people write, a walk has a fifth of the calls.
+    v_turn := coalesce(case p_lane when 'repair' then v_row.repair_passed when 'backfill' then v_row.backfill_passed end >= 3, false);
+    v_ready := greatest(v_ready, (
+      select max(o.wanted_until)
+      from (values
+        (1, false, v_row.live_wanted_until),
+        (2, v_row.repair_passed >= 3, v_row.repair_wanted_until),
+        (3, v_row.backfill_passed >= 3, v_row.backfill_wanted_until)
+      ) o (place, turn, wanted_until)
+      where (not o.turn, o.place) < (not v_turn, v_place)
+    ));
   end if;
 
   if v_ready > v_now then
-    -- A higher lane that has to wait says so; the lower ones then leave the next slot to it. The wish expires by itself.
-    if p_lane in ('live', 'repair') then
-      update convsync.call_budgets b
-      set live_wanted_until = case p_lane when 'live' then v_ready + interval '250 milliseconds' else b.live_wanted_until end,
-        repair_wanted_until = case p_lane when 'repair' then v_ready + interval '250 milliseconds' else b.repair_wanted_until end,
-        updated_at = v_now
-      where b.page_id = p_page_id;
-    end if;
+    -- Who has to wait says so, and whoever comes after them leaves the next slot to them. The wish expires by itself.
+    update convsync.call_budgets b
+    set live_wanted_until = case p_lane when 'live' then v_ready + interval '250 milliseconds' else b.live_wanted_until end,
+      repair_wanted_until = case p_lane when 'repair' then v_ready + interval '250 milliseconds' else b.repair_wanted_until end,
+      backfill_wanted_until = case p_lane when 'backfill' then v_ready + interval '250 milliseconds' else b.backfill_wanted_until end,
+      updated_at = v_now
+    where b.page_id = p_page_id;
     return query select greatest(1, least(ceil(extract(epoch from v_ready - v_now) * 1000), 2147483647))::integer, null::timestamptz;
     return;
   end if;
@@ -82,6 +89,9 @@ begin
       [greatest(1, cardinality(case when p_calls_per_second > 0 then b.grants else '{}' end) + 2 - v_burst):],
     live_wanted_until = case when p_lane = 'live' then null else b.live_wanted_until end,
     repair_wanted_until = case when p_lane = 'repair' then null else b.repair_wanted_until end,
+    backfill_wanted_until = case when p_lane = 'backfill' then null else b.backfill_wanted_until end,
+    repair_passed = case when p_lane = 'repair' then 0 else b.repair_passed + coalesce(b.repair_wanted_until > v_now, false)::integer end,
+    backfill_passed = case when p_lane = 'backfill' then 0 else b.backfill_passed + coalesce(b.backfill_wanted_until > v_now, false)::integer end,
     blocked_until = null, block_reason = null,
     calls_per_second = p_calls_per_second,
     calls = b.calls + 1,
@@ -104,8 +114,8 @@ end
 $$;
 comment on function convsync_api.acquire_call(text, text, bigint, bigint, numeric) is
 $c$Asks for one Graph call on a Page. wait_ms 0: a slot is taken, call now; granted_at is the instant, and what the call reads is
-observed then. More: nothing is taken, ask again after that many milliseconds. p_lane: live, repair or backfill, a waiting
-higher lane goes first. p_run_id and p_fence, for a sync's calls: counts the call, and refuses a run that was taken over.
+observed then. More: nothing is taken, ask again after that many milliseconds. p_lane: live, repair or backfill; a waiting
+higher lane goes first, but a lower one that waits has its turn after three calls of others at the latest. p_run_id and p_fence, for a sync's calls: counts the call, and refuses a run that was taken over.
 p_calls_per_second: the Page's rate, 0 for no limit; blocks hold all the same. Near the end of an allowance, the Page's or the app's,
 and while answers are slow, only a part of the rate is granted (pace in the budget of get_page). Errors: ZC003, ZC004.$c$;
 

@@ -159,8 +159,7 @@ as $$
   where t.place = ceil(t.threads * extract(epoch from least(interval '30 days', p_now - coalesce((
       select max(r.started_at)
       from convsync.sync_runs r
-      join convsync.sync_cursors s on s.page_id = r.page_id and s.run_id = r.run_id and s.kind = 'list' and s.completed
-      where r.page_id = p_page_id and r.mode in ('full', 'reconcile') and r.status in ('succeeded', 'partial')
+      where r.page_id = p_page_id and r.list_walked and r.mode in ('full', 'reconcile') and r.status in ('succeeded', 'partial')
     ), p_now - interval '1 day'))) / extract(epoch from interval '30 days'));
 $$;
 
@@ -391,8 +390,10 @@ begin
       -- Graph has whole seconds.
       and f.at < (
         select date_trunc('second', r.started_at) from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id)
+      -- By the fact's Page: of p_page_id the planner may know that it has no messages, from before it had any, and would look
+      -- through all of them for each fact.
       and not exists (
-        select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.message_id = f.message_id);
+        select from convsync.contact_interaction_events e where e.page_id = f.page_id and e.message_id = f.message_id);
   end if;
 
   v_judged := convsync_api._judge_page(v_cursor, p_next_cursor, p_observed_at, p_facts, p_threads);
@@ -412,6 +413,11 @@ begin
     v_threads := convsync_api._judge_threads(p_page_id, p_run_id, v_mode, p_threads, v_cursor.depth_at, v_cursor.share_before,
       v_cursor.share_thread);
 
+    -- Conversations are locked before what is written of their threads.
+    perform convsync_api._complete_history(p_page_id, p_observed_at, array(
+      select t.thread_id
+      from jsonb_to_recordset(v_threads) t (thread_id text, read text, clean boolean, outcome text)
+      where t.clean and (t.read = 'complete' or t.outcome = 'done')));
     -- A thread that its nested slice has not read as far as it has to be read becomes work of its own, with its own cursor.
     insert into convsync.sync_cursors as s
       (page_id, run_id, kind, thread_id, sender_id, last_cursor, updated_time, reported_count, newest_id, unreadable, counted,
@@ -448,10 +454,6 @@ begin
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = t.thread_id and t.outcome <> 'work'
       and s.listed_at is null and s.read_began_at is null and not s.completed and not s.failed;
 
-    perform convsync_api._complete_history(p_page_id, p_observed_at, array(
-      select t.thread_id
-      from jsonb_to_recordset(v_threads) t (thread_id text, read text, clean boolean, outcome text)
-      where t.clean and (t.read = 'complete' or t.outcome = 'done')));
     perform convsync_api._record_proofs(p_page_id, p_run_id, coalesce((
       select jsonb_agg(case when t.outcome = 'done'
         then jsonb_build_object('thread_id', t.thread_id, 'updated_time', t.updated_time, 'message_count', t.message_count,
@@ -476,7 +478,9 @@ begin
         from jsonb_array_elements(p_threads) with ordinality l (value, place)
       ) t
     ) t;
-    v_disorder := v_disorder or v_cursor.out_of_order;
+    -- Nor is a list with a conversation that cannot be told (no id) one that is known up to some place.
+    v_disorder := v_disorder or v_cursor.out_of_order or coalesce(p_unreadable, 0) > (
+      select coalesce(sum((t.value ->> 'unreadable')::integer), 0) from jsonb_array_elements(p_threads) t (value));
 
     -- The list moves while it is walked: what jumped to its front is seen by reading the front again, until a whole page is
     -- older than the start of the pass before, and nothing was found that had been missed. What is written while the walk goes
@@ -523,6 +527,12 @@ begin
     v_changed := case when v_cursor.counted then 0 else least(v_changed, 1) end;
     v_over := p_next_cursor is null or coalesce(p_oldest < v_cursor.stop_at, false);
     v_unreadable := v_cursor.unreadable + coalesce(p_unreadable, 0);
+    if v_over and v_unreadable = 0 and (p_next_cursor is null or exists (
+      select from convsync.thread_proofs p
+      where p.page_id = p_page_id and p.thread_id = p_thread_id and p.full_read_at is not null and p.unreadable = 0
+    )) then
+      perform convsync_api._complete_history(p_page_id, p_observed_at, array[p_thread_id]);
+    end if;
     update convsync.sync_cursors s
     set last_cursor = p_next_cursor,
       counted = s.counted or v_changed > 0,
@@ -537,12 +547,6 @@ begin
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'thread' and s.thread_id = p_thread_id
     returning s.* into strict v_cursor;
     if v_over then
-      if v_unreadable = 0 and (p_next_cursor is null or exists (
-        select from convsync.thread_proofs p
-        where p.page_id = p_page_id and p.thread_id = p_thread_id and p.full_read_at is not null and p.unreadable = 0
-      )) then
-        perform convsync_api._complete_history(p_page_id, p_observed_at, array[p_thread_id]);
-      end if;
       perform convsync_api._record_proofs(p_page_id, p_run_id, jsonb_build_array(jsonb_build_object('thread_id', p_thread_id,
         'updated_time', v_cursor.updated_time, 'message_count', v_cursor.reported_count, 'newest_id', v_cursor.newest_id,
         -- Not what is of the future: behind it the next read would stop too soon.
@@ -559,6 +563,7 @@ begin
     -- The front of the list is read more than once; what it does not give counts the first time.
     unreadable = r.unreadable + case when p_kind = 'list' and v_cursor.walk_pass > 1 then 0 else coalesce(p_unreadable, 0) end,
     pages_applied = r.pages_applied + 1,
+    list_walked = r.list_walked or (p_kind = 'list' and v_over and not v_again),
     progress = r.progress + 1,
     lease_expires_at = greatest(r.lease_expires_at, v_now + p_lease_seconds * interval '1 second'),
     updated_at = v_now
@@ -595,13 +600,13 @@ begin
   update convsync.messenger_conversations c
   set history_complete_at = greatest(c.history_complete_at, p_observed_at)
   from (
-    select o.conversation_id
-    from convsync.messenger_conversations o
-    where o.page_id = p_page_id and o.thread_id = any (p_threads)
+    select o.page_id, o.conversation_id
+    from (select p_page_id as page_id, unnest(p_threads) as thread_id) t
+    join convsync.messenger_conversations o on o.page_id = t.page_id and o.thread_id = t.thread_id
     order by o.page_id, o.sender_id
-    for no key update
+    for no key update of o
   ) t
-  where c.page_id = p_page_id and c.conversation_id = t.conversation_id;
+  where c.page_id = t.page_id and c.conversation_id = t.conversation_id;
 end
 $$;
 
@@ -642,7 +647,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 begin
   -- The list cannot be read, and single threads can: Meta says so of very busy Pages. An incremental run takes those of whom
-  -- something was heard since the last walk.
+  -- something was heard since the last walk, or since their thread was verified: on such a Page there may be no walk for months.
   insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, sender_id, stop_at, updated_at)
   select distinct on (k.kind, k.work_id) p_page_id, p_run_id, k.kind, k.work_id, c.sender_id,
     case
@@ -659,7 +664,8 @@ begin
   ) k
   where r.page_id = p_page_id and r.run_id = p_run_id and c.deleted_at is null and (c.thread_id is not null or c.sender_id !~ ':')
     and p.listed_run_id is distinct from p_run_id and p.verified_run_id is distinct from p_run_id
-    and (r.mode <> 'incremental' or c.updated_at >= coalesce(g.list_walked_at - convsync_api._overlap(), '-infinity'))
+    and (r.mode <> 'incremental'
+      or c.updated_at >= coalesce(greatest(g.list_walked_at, p.verified_at) - convsync_api._overlap(), '-infinity'))
   order by k.kind, k.work_id, c.sender_id
   on conflict on constraint sync_cursors_pkey do nothing;
 end
@@ -782,7 +788,7 @@ declare
   v_now timestamptz;
   v_status text;
   v_reason text;
-  v_held_back boolean;
+  v_run convsync.sync_runs;
 begin
   perform convsync_api._hold_run(p_page_id, p_run_id, p_fence);
   v_now := convsync_api._now();
@@ -792,7 +798,7 @@ begin
   where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed' and not exists (
     select from convsync.sync_cursors s
     where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = b.kind and s.thread_id = b.thread_id and not s.completed);
-  select r.deletions_held_back into strict v_held_back from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
+  select r.* into strict v_run from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id;
   -- The ledger decides, not the caller: what is open or failed keeps a run from succeeding.
   if p_failure is not null then
     v_status := 'failed';
@@ -802,7 +808,7 @@ begin
     where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed and not s.failed
   ) then
     raise exception 'run % has open work', p_run_id using errcode = 'ZC003', hint = 'p_run_id';
-  elsif v_held_back then
+  elsif v_run.deletions_held_back then
     v_status := 'partial';
     v_reason := 'deletion_breaker';
   elsif exists (select from convsync.sync_batches b where b.page_id = p_page_id and b.run_id = p_run_id and b.status = 'failed') then
@@ -822,7 +828,9 @@ begin
     -- Threads that failed are known by their batches; the list was walked past them all the same. A list in no order has no
     -- place up to which it was walked: the next run goes to its end again.
     update convsync.pages g
-    set list_walked_at = case when not s.out_of_order then greatest(g.list_walked_at, s.walk_started_at) end
+    set list_walked_at = case when not s.out_of_order then greatest(g.list_walked_at, s.walk_started_at) end,
+      -- What a person allowed was for this walk.
+      deletions_allowed = case when v_run.deletions_proposed = 0 or v_run.deletions_held_back then g.deletions_allowed end
     from convsync.sync_cursors s
     where g.page_id = p_page_id and s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'list' and s.completed;
   end if;
@@ -893,6 +901,35 @@ $$;
 comment on function convsync_api.get_sync_run(bigint) is
 $c$A run as JSON: status, reason, counters, failed batches. progress is a number that rises with each change of the run, for
 streams to resume by. Errors: ZC001.$c$;
+
+create or replace function convsync_api.list_sync_runs(p_page_id text, p_before bigint default null, p_limit integer default 20)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit integer := least(greatest(coalesce(p_limit, 20), 1), 200);
+  v_result jsonb;
+begin
+  perform convsync_api._check_page(p_page_id);
+  select convsync_api._list_part('runs', array_agg(convsync_api._run_document(r.run) order by r.run_id desc),
+    array_agg(r.run_id::text order by r.run_id desc), v_limit)
+  into strict v_result
+  from (
+    select s as run, s.run_id
+    from convsync.sync_runs s
+    where s.page_id = p_page_id and (p_before is null or s.run_id < p_before)
+    order by s.run_id desc
+    limit v_limit + 1
+  ) r;
+  return v_result;
+end
+$$;
+comment on function convsync_api.list_sync_runs(text, bigint, integer) is
+$c$The runs of a Page, newest first, each as get_sync_run gives it: {"runs": [..], "next": run_id or null}. p_before is the next of the
+part before, p_limit 1 to 200. Errors: ZC001.$c$;
 
 create or replace function convsync_api.resumable_syncs()
 returns table (page_id text, mode text, run_id bigint)

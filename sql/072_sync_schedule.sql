@@ -47,9 +47,24 @@ begin
   end if;
 
   v_now := convsync_api._now();
+  if v_run.deletions_held_back then
+    -- Those that are still missing, as many as a person has allowed meanwhile.
+    perform convsync_api._propose_deletions(p_page_id, p_run_id);
+    if not exists (
+      select from convsync.sync_cursors s
+      where s.page_id = p_page_id and s.run_id = p_run_id and not s.completed
+    ) and (select r.deletions_held_back from convsync.sync_runs r where r.page_id = p_page_id and r.run_id = p_run_id) then
+      raise exception 'run % holds back the deletion of % conversations, and nothing else of it is left to be retried: if they are really gone, allow it',
+        p_run_id, v_run.deletions_proposed using errcode = 'ZC003', hint = 'run_id';
+    end if;
+  end if;
   update convsync.sync_cursors s
   set failed = false, updated_at = v_now
   where s.page_id = p_page_id and s.run_id = p_run_id and s.failed;
+  -- Controls that could not be read then make no row with those of now.
+  update convsync.sync_cursors s
+  set counted = true
+  where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'control' and s.gone_at is not null and not s.counted;
   update convsync.sync_runs r
   set status = 'running', reason = null, fence = r.fence + 1, owner = p_owner, finished_at = null,
     lease_expires_at = v_now + p_lease_seconds * interval '1 second', request_id = coalesce(p_request_id, r.request_id),
@@ -62,7 +77,9 @@ $$;
 comment on function convsync_api.retry_sync(text, bigint, text, numeric, text) is
 $c$Goes on with a run that ended partial or failed, at the cursors that could not be read, with a new fence: it is running
 again, and can end as succeeded. Its batches stay failed until the thread or the list they belong to has been read to its end.
-Errors: ZC001 no such Page or run, ZC003 the run ended well or was cancelled, ZC005 one of its kind is at work or paused
+One that held deletions back (deletion_breaker) asks for those that are still missing, once a person has allowed it
+(allow_deletions_of_run). Errors: ZC001 no such Page or run, ZC003 the run ended well or was cancelled, or the deletions that it holds back,
+which nobody has allowed, are all that is left; ZC005 one of its kind is at work or paused
 (detail: run_id).$c$;
 
 create or replace function convsync_api.set_sync_schedule(p_sync_seconds numeric, p_reconcile_seconds numeric)
@@ -101,56 +118,8 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  with pages as materialized (
-    select p.page_id, p.added_at, convsync_api._list_was_walked(p.page_id) as walked
-    from convsync.pages p
-    where (p_page_id is null or p.page_id = p_page_id) and p.removed_at is null and p.added_at is not null
-      and p.token_state in ('unchecked', 'valid')
-  ), planned as (
-    select p.page_id, p.added_at, m.mode, m.kind, m.every, m.at_leisure
-    from pages p
-    join (
-      select v.mode, v.kind, v.walked, case v.mode when 'reconcile' then s.reconcile_interval else s.sync_interval end as every,
-        greatest(s.sync_interval, s.reconcile_interval) as at_leisure
-      from convsync_api._sync_schedule() s
-      cross join (values ('full', 'walk', false), ('incremental', 'incremental', true), ('reconcile', 'walk', true)) v (mode, kind, walked)
-    ) m on m.walked = p.walked
-    where m.every > interval '0' and (p_modes is null or m.mode = any (p_modes))
-      and not exists (
-        select from convsync.sync_runs r
-        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status in ('queued', 'running'))
-      and not exists (
-        select from convsync.sync_runs r
-        where r.page_id = p.page_id and r.exclusive_kind = m.kind and r.status = 'paused')
-  ), dated as (
-    select n.page_id, n.mode,
-      -- A full one that could not finish the list began at its front and spent what calls there are: not at once again.
-      coalesce(l.began_at, walk.began_at, n.added_at) + case when n.mode = 'full' and l.statuses[1] = 'partial' then n.at_leisure else n.every end
-        -- One failure: twice as long; two in a row: four times.
-        * case when l.statuses = '{failed,failed}' then 4 when l.statuses[1] = 'failed' then 2 else 1 end
-        -- 0.9 to 1.1, the same for everybody who asks: Pages that were added together do not stay together.
-        * (0.9 + 0.2 * (hashtext(n.page_id || ' ' || n.mode || ' ' || coalesce(l.run_id, 0)) & 1023) / 1023) as due_at
-    from planned n
-    cross join lateral (
-      select max(r.run_id) as run_id, max(r.started_at) as began_at, array_agg(r.status order by r.run_id desc) as statuses
-      from (
-        select r.run_id, r.started_at, r.status from convsync.sync_runs r
-        where r.page_id = n.page_id and r.exclusive_kind = n.kind
-        order by r.run_id desc limit 2
-      ) r
-    ) l
-    -- The first incremental follows the walk.
-    cross join lateral (
-      select max(r.started_at) as began_at
-      from (
-        select r.started_at from convsync.sync_runs r
-        where r.page_id = n.page_id and r.exclusive_kind = 'walk'
-        order by r.run_id desc limit 1
-      ) r
-    ) walk
-  )
   select d.page_id, d.mode, d.due_at
-  from dated d
+  from convsync_api._planned_syncs(p_modes, p_page_id) d
   where d.due_at <= convsync_api._now()
   order by d.due_at, d.page_id, d.mode;
 $$;
@@ -218,3 +187,94 @@ $$;
 comment on function convsync_api.lay_down_syncs() is
 $c$Pauses the runs whose process is gone (their lease has expired), also those that nobody can go on with, because their
 Page has no usable token; returns how many. Of several calls at once one works.$c$;
+
+create or replace function convsync_api.expire_sync_runs(p_days integer, p_limit integer default 10000)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_before timestamptz := convsync_api._expired_before(p_days, 17);
+  v_day_ago timestamptz := convsync_api._now() - interval '1 day';
+  v_limit integer := least(greatest(coalesce(p_limit, 10000), 1), 100000);
+  v_pages text[];
+  v_runs bigint[];
+  v_cursors bigint;
+  v_gone bigint;
+begin
+  if v_before is null then
+    return 0;
+  end if;
+  -- Where a run was in what it has read: nobody asks any more once it has ended well, and a retry goes by what it has not read.
+  -- Where Graph showed a person in several threads, this may be all that tells an erasure of them.
+  delete from convsync.sync_cursors s
+  using (
+    select c.page_id, c.run_id, c.kind, c.thread_id
+    from convsync.sync_runs r
+    join convsync.sync_cursors c on c.page_id = r.page_id and c.run_id = r.run_id
+    where r.finished_at < v_day_ago and (r.status in ('succeeded', 'cancelled') or (c.kind = 'thread' and c.completed))
+      and not exists (
+        select from convsync.messenger_conversations o
+        where o.page_id = c.page_id and o.sender_id = c.sender_id and o.in_several_threads)
+    limit v_limit
+    for update of c skip locked
+  ) t
+  where s.page_id = t.page_id and s.run_id = t.run_id and s.kind = t.kind and s.thread_id = t.thread_id;
+  get diagnostics v_cursors = row_count;
+  if v_cursors = v_limit then
+    return v_cursors;
+  end if;
+
+  -- A run that nothing refers to any more. What stays: the last of its mode that ended so, and that came as far; the last two
+  -- of a kind, which the schedule goes by; one by which a thread is verified; one that has the last word on a thread that could not be read.
+  select array_agg(t.page_id), array_agg(t.run_id)
+  into v_pages, v_runs
+  from (
+    select r.page_id, r.run_id
+    from convsync.sync_runs r
+    where r.finished_at < v_before
+      and exists (
+        select from convsync.sync_runs n
+        where n.page_id = r.page_id and n.mode = r.mode and n.status = r.status and n.run_id > r.run_id
+          and n.list_walked >= r.list_walked and n.finished_at >= r.finished_at)
+      and exists (
+        select from convsync.sync_runs n
+        where n.page_id = r.page_id and n.exclusive_kind = r.exclusive_kind and n.run_id > r.run_id
+        offset 1)
+      and not exists (
+        select from convsync.thread_proofs p where p.page_id = r.page_id and p.verified_run_id = r.run_id)
+      and not exists (
+        select
+        from convsync.sync_batches b
+        left join convsync.thread_proofs p on p.page_id = b.page_id and p.thread_id = b.thread_id
+        where b.page_id = r.page_id and b.run_id = r.run_id and b.kind = 'thread' and b.status = 'failed'
+          and (p.verified_at is null or p.verified_at < b.failed_at)
+          and not exists (
+            select from convsync.sync_batches l
+            where l.page_id = b.page_id and l.thread_id = b.thread_id and l.kind = 'thread' and l.status = 'failed'
+              and l.failed_at > b.failed_at))
+    order by r.finished_at
+    limit v_limit
+    for update of r skip locked
+  ) t;
+  delete from convsync.sync_cursors s
+  using unnest(v_pages, v_runs) t (page_id, run_id)
+  where s.page_id = t.page_id and s.run_id = t.run_id;
+  delete from convsync.sync_batches b
+  using unnest(v_pages, v_runs) t (page_id, run_id)
+  where b.page_id = t.page_id and b.run_id = t.run_id;
+  delete from convsync.sync_runs r
+  using unnest(v_pages, v_runs) t (page_id, run_id)
+  where r.page_id = t.page_id and r.run_id = t.run_id;
+  get diagnostics v_gone = row_count;
+  return v_cursors + v_gone;
+end
+$$;
+comment on function convsync_api.expire_sync_runs(integer, integer) is
+$c$Deletes sync runs that ended more than p_days ago, with what could not be read in them, and the cursors of those that ended more than a day ago, but for
+what a retry needs: at most p_limit (1 to 100000) of either per call, repeat while it returns more than 0. A run stays while something refers to
+it: the last of each mode and status, the last that came to the end of the list, one by which a thread is verified, one whose failed
+thread nobody has read since. Returns how many rows of both. Errors: ZC003.$c$;

@@ -78,6 +78,7 @@ begin
   -- for each thread how far the read has come ({thread_id, boundary_at, boundary_ids, listed_count}). p_threads has of each
   -- thread_id, sender_id, message_count, read, cursor (null on its first page), boundary_at, boundary_ids and listed_count of the
   -- pages before, unreadable_ids (of items that have no more than that), nameless (items without an id).
+  -- The Page is a column all the way: of a constant the planner may know that it has no messages, from before it had any.
   select array_agg(t.thread_id) into v_known
   from jsonb_to_recordset(p_threads) t (thread_id text, sender_id text)
   where exists (
@@ -102,7 +103,7 @@ begin
       group by 1
       having count(distinct f.value ->> 'sender_id') = 1
     ), listing as materialized (
-      select t.thread_id, a.sender_id, l.listed_count, r.*
+      select p_page_id as page_id, t.thread_id, a.sender_id, l.listed_count, r.*
       from jsonb_to_recordset(p_threads) t (thread_id text, message_count integer, read text, cursor text,
         boundary_at timestamptz, boundary_ids text[], listed_count integer, unreadable_ids text[], nameless integer)
       left join alone a on a.thread_id = t.thread_id
@@ -122,19 +123,19 @@ begin
       select c.sender_id, e.message_id
       from listing l
       cross join lateral (
-        select o.conversation_id, o.sender_id, o.in_several_threads
+        select o.page_id, o.conversation_id, o.sender_id, o.in_several_threads
         from convsync.messenger_conversations o
-        where o.page_id = p_page_id and o.thread_id = l.thread_id
+        where o.page_id = l.page_id and o.thread_id = l.thread_id
         union all
-        select o.conversation_id, o.sender_id, o.in_several_threads
+        select o.page_id, o.conversation_id, o.sender_id, o.in_several_threads
         from convsync.messenger_conversations o
-        where o.page_id = p_page_id and o.thread_id is null and o.sender_id = l.sender_id
+        where o.page_id = l.page_id and o.thread_id is null and o.sender_id = l.sender_id
       ) c
-      join convsync.contact_interaction_events e on e.page_id = p_page_id and e.conversation_id = c.conversation_id
+      join convsync.contact_interaction_events e on e.page_id = c.page_id and e.conversation_id = c.conversation_id
       where not c.in_several_threads and e.in_thread and e.deleted_at is null and e.received_at < p_granted_at
         and e.event_timestamp >= l.after_at + interval '1 second' and e.event_timestamp < l.upto_at + interval '1 second'
-        -- What neither Graph nor a webhook ever told cannot be missed there.
-        and (e.graph_at is not null or e.source = 'webhook')
+        -- What only a program told cannot be missed there. Another database had it from Graph.
+        and (e.graph_at is not null or e.source in ('webhook', 'import'))
         and e.message_id <> all (l.listed)
     )
     select jsonb_build_object(
@@ -224,7 +225,8 @@ declare
   v_known integer;
   v_held_back boolean;
 begin
-  -- Called when the list of a run has been walked to its end. What an incremental walk did not show says nothing.
+  -- Called when the list of a run has been walked to its end, and by the retry of one that held them back. What an incremental
+  -- walk did not show says nothing. The allowance is used up when the run ends: under the locks of conversations no Page is written.
   select r.started_at into v_started_at
   from convsync.sync_runs r
   where r.page_id = p_page_id and r.run_id = p_run_id and r.mode in ('full', 'reconcile')
@@ -251,7 +253,6 @@ begin
   set deletions_proposed = coalesce(cardinality(v_threads), 0), deletions_held_back = coalesce(v_held_back, false)
   where r.page_id = p_page_id and r.run_id = p_run_id;
   if v_threads is not null and not v_held_back then
-    update convsync.pages g set deletions_allowed = null where g.page_id = p_page_id and g.deletions_allowed is not null;
     insert into convsync.sync_cursors (page_id, run_id, kind, thread_id, updated_at)
     select p_page_id, p_run_id, 'confirm', t.thread_id, v_now
     from unnest(v_threads) t (thread_id)
@@ -284,6 +285,44 @@ comment on function convsync_api.allow_deletions(text, integer) is
 $c$A person has seen that so many conversations of a Page are really gone: the next full or reconciling sync asks for up to
 p_conversations that the list does not show, one by one, where it would have held them back (reason deletion_breaker). Holds
 for that one sync. Errors: ZC001, ZC003.$c$;
+
+create or replace function convsync_api.allow_deletions_of_run(p_page_id text, p_run_id bigint)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run convsync.sync_runs;
+  v_later bigint;
+begin
+  select r.* into v_run
+  from convsync.sync_runs r
+  where r.page_id = p_page_id and r.run_id = p_run_id
+  for no key update;
+  if not found then
+    raise exception 'Page % has no run %', p_page_id, p_run_id using errcode = 'ZC001';
+  end if;
+  if v_run.status <> 'partial' or not v_run.deletions_held_back then
+    raise exception 'run % is %: it holds no deletions back', p_run_id, v_run.status using errcode = 'ZC003', hint = 'run_id';
+  end if;
+  -- What it found has been looked at, not what is missing by now: a later walk saw that better.
+  select max(r.run_id) into v_later
+  from convsync.sync_runs r
+  where r.page_id = p_page_id and r.mode in ('full', 'reconcile') and r.list_walked and r.run_id > p_run_id;
+  if v_later is not null then
+    raise exception 'run % has walked the list of Page % since: look at what that one says', v_later, p_page_id
+      using errcode = 'ZC003', hint = 'run_id';
+  end if;
+  perform convsync_api.allow_deletions(p_page_id, v_run.deletions_proposed);
+  return v_run.deletions_proposed;
+end
+$$;
+comment on function convsync_api.allow_deletions_of_run(text, bigint) is
+$c$A person has seen that the conversations that a run holds back (reason deletion_breaker) are really gone: allow_deletions for as
+many as it proposed. retry_sync of that run asks for them, one by one, or the next full or reconciling sync does. Returns how many.
+Errors: ZC001 no such Page or run, ZC003 (hint: run_id) it holds none back, or the list was walked again since.$c$;
 
 create or replace function convsync_api._call_for_control(p_page_id text, p_run_id bigint)
 returns void
@@ -430,10 +469,6 @@ begin
       from convsync.sync_cursors s
       where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'confirm' and not s.completed and not s.failed
         and s.gone_seen = v_seen and s.updated_at <= v_cursor.walk_started_at);
-    update convsync.sync_cursors s
-    set gone_at = null, gone_seen = null, updated_at = v_now
-    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'confirm' and not s.completed and not s.failed
-      and s.gone_seen <> v_seen;
     v_facts := (
       select jsonb_agg(jsonb_build_object('kind', 'gone', 'page_id', p_page_id, 'sender_id', c.sender_id, 'observed_at', s.gone_at))
       from convsync.messenger_conversations c
@@ -441,20 +476,6 @@ begin
         on s.page_id = c.page_id and s.run_id = p_run_id and s.kind = 'confirm' and s.thread_id = c.thread_id
       where c.page_id = p_page_id and c.thread_id = any (v_gone) and c.deleted_at is null);
   elsif p_kind = 'confirm' and p_found then
-    -- There, and not in the list. It is read now, since no list will ask for it, and then left alone until that is due again.
-    insert into convsync.thread_proofs as p (page_id, thread_id, hidden_until)
-    select p_page_id, p_thread_id, v_now + interval '30 days'
-    -- Not of a person who was erased while it was asked for.
-    where exists (select from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = p_thread_id)
-    on conflict on constraint thread_proofs_pkey do update
-    set hidden_until = excluded.hidden_until;
-    insert into convsync.sync_cursors
-      (page_id, run_id, kind, thread_id, sender_id, updated_time, reported_count, stop_at, listed_at, updated_at)
-    select p_page_id, p_run_id, 'thread', p_thread_id, min(c.sender_id), p_updated_time, p_message_count, '-infinity', p_observed_at, v_now
-    from convsync.messenger_conversations c
-    where c.page_id = p_page_id and c.thread_id = p_thread_id
-    having count(*) > 0
-    on conflict on constraint sync_cursors_pkey do nothing;
     v_facts := (
       select jsonb_agg(jsonb_build_object('kind', 'thread', 'page_id', p_page_id, 'sender_id', c.sender_id, 'thread_id', p_thread_id,
         'observed_at', p_observed_at, 'fields',
@@ -471,10 +492,37 @@ begin
     end if;
   end if;
 
-  -- Three that were listed a moment ago and cannot be read: it is not the conversations that are gone.
+  -- What is written down of threads comes after the locks of their conversations, as everywhere.
+  if p_kind = 'control' and p_found then
+    update convsync.sync_cursors s
+    set gone_at = null, gone_seen = null, updated_at = v_now
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'confirm' and not s.completed and not s.failed
+      and s.gone_seen <> v_seen;
+    -- Those before it that could not be read make no row with those after it.
+    update convsync.sync_cursors s
+    set counted = true
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'control' and s.gone_at is not null and not s.counted;
+  elsif p_kind = 'confirm' and p_found then
+    -- There, and not in the list. It is read now, since no list will ask for it, and then left alone until that is due again.
+    insert into convsync.thread_proofs as p (page_id, thread_id, hidden_until)
+    select p_page_id, p_thread_id, v_now + interval '30 days'
+    -- Not of a person who was erased while it was asked for.
+    where exists (select from convsync.messenger_conversations c where c.page_id = p_page_id and c.thread_id = p_thread_id)
+    on conflict on constraint thread_proofs_pkey do update
+    set hidden_until = excluded.hidden_until;
+    insert into convsync.sync_cursors
+      (page_id, run_id, kind, thread_id, sender_id, updated_time, reported_count, listed_at, updated_at)
+    select p_page_id, p_run_id, 'thread', p_thread_id, min(c.sender_id), p_updated_time, p_message_count, p_observed_at, v_now
+    from convsync.messenger_conversations c
+    where c.page_id = p_page_id and c.thread_id = p_thread_id
+    having count(*) > 0
+    on conflict on constraint sync_cursors_pkey do nothing;
+  end if;
+
+  -- Three in a row that were listed a moment ago and cannot be read: it is not the conversations that are gone.
   v_doubted := p_kind = 'control' and not p_found and (
     select count(*) >= 2 from convsync.sync_cursors s
-    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'control' and s.gone_at is not null);
+    where s.page_id = p_page_id and s.run_id = p_run_id and s.kind = 'control' and s.gone_at is not null and not s.counted);
   update convsync.sync_cursors s
   set completed = p_found or (p_kind = 'control' and not v_doubted),
     gone_at = case when not p_found then p_observed_at end, gone_seen = case when not p_found then v_seen end, updated_at = v_now

@@ -178,10 +178,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select not exists (
-    select from convsync.messenger_conversations c
-    where c.page_id = p_page_id and c.history_complete_at is null and c.deleted_at is null
-  );
+  select not exists (select from convsync_api.certificate_conversations(p_page_id, p_limit => 1, p_incomplete_only => true));
 $$;
 comment on function convsync_api.history_complete(text) is
-  'Whether a sync has read the history of every conversation of the Page to its end.';
+  'Whether every conversation of the Page is complete, as the certificate has it: read to its end by a sync, nothing held back or failed.';

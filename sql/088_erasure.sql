@@ -893,6 +893,7 @@ declare
   v_horizon timestamptz;
   v_xid xid8 := pg_current_xact_id();
   v_conversations bigint[];
+  v_more boolean;
   v_events bigint;
 begin
   if p_before is null or not isfinite(p_before) or p_before > v_now then
@@ -914,21 +915,29 @@ begin
     where p.page_id = p_page_id;
     return jsonb_build_object('events', 0, 'conversations', 0, 'purged_before', p_before, 'more', true);
   end if;
+  -- The oldest event of each, by the index of their threads: there is none by time, which every message would pay for.
   v_conversations := array(
-    select e.conversation_id
-    from convsync.contact_interaction_events e
-    where e.page_id = p_page_id and e.event_timestamp < v_horizon
-    group by e.conversation_id
-    limit v_limit);
-  if cardinality(v_conversations) < v_limit then
+    select c.conversation_id
+    from convsync.messenger_conversations c
+    cross join lateral (
+      select
+      from convsync.contact_interaction_events e
+      where e.page_id = p_page_id and e.conversation_id = c.conversation_id and e.event_timestamp < v_horizon
+      limit 1
+    ) e
+    where c.page_id = p_page_id
+    limit v_limit + 1);
+  if cardinality(v_conversations) <= v_limit then
     -- Last, words of before of which no event was ever stored.
     v_conversations := v_conversations || array(
       select c.conversation_id
       from convsync.messenger_conversations c
       where c.page_id = p_page_id and c.snippet is not null and c.updated_time < v_horizon
         and c.conversation_id <> all (v_conversations)
-      limit v_limit - cardinality(v_conversations));
+      limit v_limit + 1 - cardinality(v_conversations));
   end if;
+  v_more := cardinality(v_conversations) > v_limit;
+  v_conversations := v_conversations[:v_limit];
   -- Their events are read after that, in other statements: also those that whoever had the lock has just committed.
   select array_agg(l.conversation_id) into v_conversations
   from (
@@ -987,10 +996,7 @@ begin
   set version = excluded.version, kinds = array(select distinct k from unnest(h.kinds || excluded.kinds) k order by k);
   return jsonb_build_object('events', v_events, 'conversations', coalesce(cardinality(v_conversations), 0),
     'purged_before', v_horizon,
-    'more', exists (select from convsync.contact_interaction_events e where e.page_id = p_page_id and e.event_timestamp < v_horizon)
-      or exists (
-        select from convsync.messenger_conversations c
-        where c.page_id = p_page_id and c.snippet is not null and c.updated_time < v_horizon));
+    'more', v_more);
 end
 $$;
 comment on function convsync_api.purge_events(text, timestamptz, integer) is

@@ -24,3 +24,10 @@ grant usage on schema convsync_read to convsync_app;
 grant select on all tables in schema convsync_read to convsync_app;
 grant usage on schema convsync_ops to convsync_reader;
 grant select on all tables in schema convsync_ops to convsync_reader;
+-- What the views call is checked as whoever reads them; the rest of the functions stays closed.
+grant usage on schema convsync_api to convsync_reader;
+grant execute on function
+  convsync_api._now(), convsync_api._shell_word(text), convsync_api._freshness(convsync.pages), convsync_api._certificate(convsync.pages),
+  convsync_api._loss_document(convsync.pages), convsync_api.webhook_losses(text, timestamptz, timestamptz),
+  convsync_api._pace(convsync.call_budgets, convsync.call_budgets, timestamptz), convsync_api.list_problems(text)
+to convsync_reader;

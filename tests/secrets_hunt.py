@@ -147,7 +147,8 @@ def _communicated(self: subprocess.Popen[Any], *args: Any, **more: Any) -> Any:
 
 def _look_at_output(process: subprocess.Popen[Any], output: str | bytes) -> None:
     command = " ".join(_arguments(process.args))
-    if "simulat" not in command:  # it tells whoever started it which tokens it takes
+    # The simulator tells whoever started it which tokens it takes; a browser's driver, what a test typed.
+    if "simulat" not in command and "playwright" not in command:
         look(f"printed by {command[:100]}", output)
 
 

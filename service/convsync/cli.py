@@ -26,17 +26,17 @@ from psycopg import conninfo
 from pydantic import ValidationError
 
 from convsync import __version__
+from convsync import status as status_command
+from convsync.adopt.moving import adopt as adopt_database
+from convsync.adopt.report import bar as adoption_bar
 from convsync.console import (
     Table,
     escape_controls,
     progress,
     show_dead_letters,
-    show_feed,
     show_life,
     show_pages,
-    show_refused_facts,
     show_run,
-    show_schema_drift,
     show_token_error,
     stdout,
 )
@@ -44,16 +44,19 @@ from convsync.database import installer
 from convsync.database.bootstrap import BehindError, Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.dead_letters import replay
+from convsync.doctor import command as doctor_command
+from convsync.doctor import examine
 from convsync.erasing import horizon
 from convsync.erasing import purge as purge_page
 from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
-from convsync.graph.versions import lifetime, warn_of_version
+from convsync.graph.versions import warn_of_version
+from convsync.observe import sentry
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.logging import configure
 from convsync.pages import WEBHOOK_FIELDS, PageToken, check_token, subscribe
-from convsync.settings import Settings, SettingsError, limited_consumers, parse_api_keys
+from convsync.settings import Settings, SettingsError
 from convsync.store import Store, create_pool
 from convsync.sync.runner import RunnerSettings, SyncRunner
 from convsync.sync.verify import verify_page
@@ -129,7 +132,7 @@ def load_settings() -> Settings:
             settings.token_box()
         except TokenKeyError as error:
             raise click.UsageError(f"CONVSYNC_{error}") from None
-    configure(settings.log_format)
+    configure(settings.log_format, report=sentry.reporter(settings.sentry_dsn))
     return settings
 
 
@@ -166,7 +169,7 @@ def print_json(document: object) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
 
 
-as_json = click.option(
+as_json: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else there."
 )
 calls_option = partial(
@@ -590,44 +593,37 @@ async def sync(
 @as_json
 @command
 async def status(page_id: str | None, checksum: bool, json_: bool) -> None:
-    """What is mirrored and what of it is proved, how the syncs stand, what waits for attention, how far the
-    feed's readers are.
+    """What is mirrored and what of it is proved, how the syncs stand, how far the feed's readers are.
+
+    Of each problem: what is wrong, why it matters, and the command that mends it. `convsync doctor` asks the
+    settings and Graph as well.
     """
     if checksum and page_id is None:
         raise click.UsageError("--checksum is of one Page: name it")
     settings = load_settings()
-    graph = lifetime(settings.graph_version)
     async with open_store(settings) as (store, _):
-        pages = [await store.get_page(page_id=page_id)] if page_id else await store.list_pages()
-        drift = await store.list_schema_drift(pages=[page_id] if page_id else None)
-        refused = await store.list_refused_facts(pages=[page_id] if page_id else None)
-        version = await store.schema_version()
-        summed = await store.mirror_checksum(page_id=page_id) if page_id and checksum else None
-        lag = (await store.feed_lag()).as_json()
-        readers = (await store.metrics()).consumers
-    limited = limited_consumers(parse_api_keys(settings.api_keys) if settings.api_keys else [])
-    feed = lag | {"consumers": [one for one in readers if not one["consumer"].startswith(limited)]}
+        found = await status_command.ask(store, settings, page_id, checksum=checksum)
     if json_:
-        of_all = {"release": __version__, "schema_version": version, "pages": pages}
-        document = {**(pages[0] if page_id else of_all), "schema_drift": drift, "refused_facts": refused}
-        if summed is not None:
-            document["checksum"] = summed
-        print_json(document | {"graph_version": graph.as_json(), "feed": feed})
+        print_json(found.as_json())
     else:
-        show_pages(pages)
-        if summed is not None:
-            stdout.print(
-                f"checksum {summed['checksum']} of {summed['messages']:,} messages"
-                f" in {summed['conversations']:,} conversations"
-                + (f" since {summed['from']}" if summed["from"] else ""),
-                highlight=False,
-                soft_wrap=True,
-            )
-        if graph.told is not None:
-            stdout.print(graph.told, highlight=False)
-        show_refused_facts(refused)
-        show_schema_drift(drift)
-        show_feed(feed)
+        status_command.show(found)
+
+
+@main.command()
+@click.argument("page_id", required=False)
+@as_json
+@command
+async def doctor(page_id: str | None, json_: bool) -> int:
+    """Whether everything is there: settings, database, clocks, tokens, permissions, subscriptions.
+
+    Of each problem: what is wrong, why it matters, and the command that mends it. Exits 1 if there is one.
+    """
+    checks = await examine(load_settings(), page_id)
+    if json_:
+        print_json(doctor_command.as_json(checks))
+    else:
+        doctor_command.show(checks)
+    return OK if doctor_command.healthy(checks) else FAILURE
 
 
 @main.command()
@@ -667,6 +663,31 @@ async def verify(page_id: str, deep: bool, json_: bool) -> int:
         for finding in report.examples:
             stdout.print(f"  {finding}", highlight=False)
     return OK if report.clean else FAILURE
+
+
+@main.group()
+def deletions() -> None:
+    """Deletions that a sync held back, because more conversations were missing than is credible."""
+
+
+@deletions.command("allow")
+@click.argument("page_id")
+@click.argument("run_id", type=click.IntRange(1, 2**63 - 1))
+@as_json
+@command
+async def deletions_allow(page_id: str, run_id: int, json_: bool) -> None:
+    """They are really gone: a retry of that run, or the next whole sync, asks for each of them."""
+    async with open_store(load_settings()) as (store, _):
+        allowed = await store.allow_deletions_of_run(page_id=page_id, run_id=run_id)
+    if json_:
+        print_json({"page_id": page_id, "run_id": str(run_id), "conversations": allowed})
+    else:
+        stdout.print(
+            f"Page {page_id}: up to {allowed} conversations may be gone. The next full or reconciling sync"
+            f" asks for them, or now: convsync sync {page_id} --retry {run_id}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @main.group("dead-letters")
@@ -787,6 +808,25 @@ async def purge(page_id: str, before: datetime, json_: bool) -> None:
     )
 
 
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Write nothing; the same report.")
+@as_json
+@command
+async def adopt(dry_run: bool, json_: bool) -> None:
+    """Move the old system's database in, repaired. It is the one at CONVSYNC_ADOPT_URL, and is only read."""
+    settings = load_settings()
+    if settings.adopt_url is None:
+        raise click.UsageError("CONVSYNC_ADOPT_URL is needed: the database of the old system")
+    url = settings.adopt_url.get_secret_value()
+    async with open_store(settings) as (store, _):
+        with adoption_bar(quiet=json_) as progress_of_events:
+            report = await adopt_database(store, url, dry_run=dry_run, progress=progress_of_events)
+    if json_:
+        print_json(report.as_json())
+    else:
+        report.show()
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @command
@@ -811,6 +851,12 @@ async def psql(arguments: tuple[str, ...]) -> int:
         finally:
             signal.signal(signal.SIGINT, ignored)
         return done.returncode
+
+
+# Last, because it uses what stands above.
+from convsync.outgoing_cli import outgoing  # noqa: E402
+
+main.add_command(outgoing)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
         yield Bar(display)
 
 
-def show_pages(pages: list[Json]) -> None:
+def show_pages(pages: list[Json], *, token_errors: bool = True) -> None:
     table = Table(
         "Page",
         "Name",
@@ -116,7 +116,8 @@ def show_pages(pages: list[Json]) -> None:
         if document["freshness_reason"]:
             why = _with_reason(document["freshness"], document["freshness_reason"])
             stdout.print(f"Page {document['page_id']}: {why}", highlight=False, markup=False)
-        show_token_error(document)
+        if token_errors:
+            show_token_error(document)
         show_budget(document)
         show_proof(document)
 

@@ -37,6 +37,10 @@ def read_again(letter: Json) -> str:
         raise InvalidArgument(
             "an item of a Graph answer is read again by the next sync; discard it after that"
         )
+    if letter["source"] == "import":
+        raise InvalidArgument(
+            "a row of another database: its message comes with a sync under its own id; discard it after that"
+        )
     try:
         # When it came, not now: that is the time of an event that tells none.
         delivery = parse(raw, datetime.fromisoformat(letter["first_seen_at"]))

@@ -165,9 +165,7 @@ class Demo:
         runner = await listen(app, host, port)
         stack.push_async_callback(runner.cleanup)
         if not self._quiet:
-            self._say(
-                f"Console: {address}/  (any user name; the password is in {settings.generated_key_path})"
-            )
+            self._say(f"Console: {address}/  (log in with the key in {settings.generated_key_path})")
         seal = app[TOKENS].seal
         pages = [
             _Mirrored(page_id, PageToken(token, seal(page_id, token)))

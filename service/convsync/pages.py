@@ -12,6 +12,7 @@ from convsync.graph.account import PageNode, SubscribedApp, read_list
 from convsync.graph.catalogue import ErrorClass, Retry
 from convsync.graph.client import GraphAnswer, GraphClient
 from convsync.graph.errors import GraphError
+from convsync.observe.measures import GraphMeasures
 from convsync.store import Store
 
 # The fields of a Page subscription that carry conversations. Messenger Platform, webhooks: subscribed_apps.
@@ -46,11 +47,13 @@ class PageToken:
 @dataclass(frozen=True, slots=True)
 class TokenCheck:
     """`state` is `valid`; `invalid`; `refused`: Meta refuses the call, for another reason than the token; or
-    `unchecked`: nothing was learnt. `told` is why, with what to do, `None` for a valid one.
+    `unchecked`: nothing was learnt. `told` is why, with what to do, `None` for a valid one; `error` is what
+    Meta answered, if it did.
     """
 
     state: str
     told: str | None = None
+    error: GraphError | None = None
 
 
 async def granted(
@@ -59,10 +62,14 @@ async def granted(
     calls_per_second: float,
     sealed: bytes,
     call: Callable[[], Awaitable[GraphAnswer]],
+    *,
+    marks: bool = True,
+    measures: GraphMeasures | None = None,
 ) -> tuple[GraphAnswer, datetime]:
     """Make one call in the Page's budget, live lane, and record what came of it; with when it was granted.
 
-    A token (kept as `sealed`) that Graph calls dead is marked, so that nobody calls with it again.
+    A token (kept as `sealed`) that Graph calls dead is marked, so that nobody calls with it again; not if
+    `marks` is false, of a call that may be refused with a good one.
     Raises `TryAgain` when no slot comes within `PATIENCE_SECONDS`.
     """
     waited = 0.0
@@ -75,9 +82,13 @@ async def granted(
             raise TryAgain(f"no Graph call is granted for Page {page_id} for another {pause:.0f} s")
         await asyncio.sleep(pause)
         waited += pause
+    if measures is not None:
+        measures.waited("live", waited)
     try:
         answer = await call()
     except GraphError as error:
+        if measures is not None and error.block_scope is not None:
+            measures.blocked(error.block_scope)
         await store.record_call(
             page_id=page_id,
             status=error.http_status,
@@ -89,13 +100,15 @@ async def granted(
             block_seconds=error.block_seconds if error.block_scope else None,
             block_reason=error.message if error.block_scope else None,
         )
-        if error.error_class is ErrorClass.TOKEN:
+        if marks and error.error_class is ErrorClass.TOKEN:
             await store.mark_token(
                 page_id=page_id, state="invalid", error=error.explained(), token_sealed=sealed
             )
         raise
     usage = answer.usage
     used_up = usage.used_up_seconds if usage else 0
+    if measures is not None and used_up:
+        measures.blocked("page")
     await store.record_call(
         page_id=page_id,
         status=answer.status,
@@ -122,9 +135,9 @@ async def check_token(
         )
     except GraphError as error:
         if error.error_class is ErrorClass.TOKEN:
-            return TokenCheck("invalid", error.explained())
+            return TokenCheck("invalid", error.explained(), error)
         # The proof of the app secret, a permission, the Page's id: another token would not help.
-        return TokenCheck("refused" if error.retry is Retry.NEVER else "unchecked", error.explained())
+        return TokenCheck("refused" if error.retry is Retry.NEVER else "unchecked", error.explained(), error)
     except TryAgain as error:
         return TokenCheck("unchecked", error.message)
     await store.mark_token(page_id=page_id, state="valid", token_sealed=token.sealed)

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     migrate_database_url: SecretStr | None = None
     direct_database_url: SecretStr | None = None
+    adopt_url: SecretStr | None = None
     data_dir: Path = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
@@ -64,9 +65,12 @@ class Settings(BaseSettings):
     public_url: str | None = None
     dead_letter_days: int = Field(default=30, ge=1, le=3650)
     changes_days: int = Field(default=30, ge=1, le=3650)
+    sync_run_days: int = Field(default=90, ge=1, le=3650)
     app_secret: SecretStr | None = None
     verify_token: SecretStr | None = None
     api_keys: SecretStr | None = None
+    cors_origins: str = ""
+    requests_per_minute: int = Field(default=6000, ge=0, le=1_000_000)  # of each key, to each process
     alert_webhook_url: SecretStr | None = None
     graph_url: str = "https://graph.facebook.com"
     graph_version: str = Field(default="v26.0", pattern=r"^v\d+\.\d+$")
@@ -78,24 +82,37 @@ class Settings(BaseSettings):
     reconcile_depth: float = Field(default=7 * 86400.0, ge=0, le=3650 * 86400.0)  # seconds
     loss_grace: float = Field(default=900.0, ge=0, le=366 * 86400.0)  # seconds
     log_format: Literal["console", "json"] = "console"
+    sentry_dsn: SecretStr | None = None
     pool_max: int = Field(default=10, ge=2, le=200)
 
     @field_validator("graph_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
         value = value.rstrip("/")
-        if not _keeps_secrets(value):
+        if not keeps_secrets(value):
             raise ValueError("must be https, or http on this machine: tokens travel there")
         return value
 
-    @field_validator("alert_webhook_url")
+    @field_validator("alert_webhook_url", "sentry_dsn")
     @classmethod
     def _secret_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _keeps_secrets(value.get_secret_value()):
+        if value is not None and not keeps_secrets(value.get_secret_value()):
             raise ValueError("must be https, or http on this machine")
         return value
 
-    @field_validator("database_url", "migrate_database_url", "direct_database_url")
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: str) -> str:
+        for origin in _listed(value):
+            parts = urlsplit(origin)
+            # As a browser writes it, or it would never be the same.
+            if f"{parts.scheme}://{parts.netloc}" != origin or not parts.hostname or origin != origin.lower():
+                raise ValueError("must be origins like https://app.example.com, separated by commas")
+            if parts.scheme not in ("http", "https") or "*" in origin or "@" in origin:
+                raise ValueError("must be exact origins, with https or http and without a wildcard")
+        return value
+
+    @field_validator("database_url", "migrate_database_url", "direct_database_url", "adopt_url")
     @classmethod
     def _readable_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
@@ -111,6 +128,11 @@ class Settings(BaseSettings):
         if value is not None:
             parse_api_keys(value)
         return value
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins whose web pages may call the API."""
+        return frozenset(_listed(self.cors_origins))
 
     @property
     def embedded(self) -> bool:
@@ -155,7 +177,11 @@ class Settings(BaseSettings):
         return self.data_dir
 
 
-def _keeps_secrets(url: str) -> bool:
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def keeps_secrets(url: str) -> bool:
     """Whether nobody on the way can read what is sent there: https, or http on this machine."""
     try:
         # By its parts: http://localhost.example.org and http://localhost@example.org begin like this machine.

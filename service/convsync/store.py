@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, LiteralString, TypeVar
+from typing import Any, Literal, LiteralString, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from convsync import errors, facts
 from convsync.facts import Fact, Json
 from convsync.observe.drift import Drift
+from convsync.observe.measures import DatabaseMeasures
 
 Row = TypeVar("Row")
 
@@ -130,6 +131,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes to POST to an outgoing webhook, the caller's alone for a while; the `attempt` counts from 1."""
+
+    name: str
+    url: str
+    secret_sealed: bytes
+    secret_key_id: str
+    fence: int
+    webhook_id: str
+    attempt: int
+    changes: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
 class FeedLag:
     """Committed changes that an older open transaction holds back, and whose it is."""
 
@@ -162,6 +177,17 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """A problem of a Page that somebody is to be told of: `firing`, or `resolved`."""
+
+    page_id: str
+    problem: str
+    state: Literal["firing", "resolved"]
+    since: datetime
+    details: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A difference of Graph and mirror: `missing`, `extra` or `differing`, or a `count` to look into.
 
@@ -175,6 +201,17 @@ class Finding:
     thread_id: str | None
     detail: str | None
     settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, why it matters, what mends it; `page_id` is None for what belongs to no Page."""
+
+    page_id: str | None
+    problem: str
+    what: str
+    why: str
+    mend: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +272,20 @@ class LostHour:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """What of another database was news here. `letters_answered` have their message here; `refused` messages
+    are of people who were erased, or of before a retention horizon.
+    """
+
+    conversations_added: int = 0
+    messages_added: int = 0
+    statuses_set: int = 0
+    letters_added: int = 0
+    letters_answered: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MirroredConversation:
     conversation_id: int
     sender_id: str
@@ -262,8 +313,11 @@ def create_pool(url: str, *, size: int, name: str) -> psycopg_pool.AsyncConnecti
 class Store:
     """The functions of `convsync_api`, through a pool whose role may execute them and nothing else."""
 
-    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+    def __init__(
+        self, pool: psycopg_pool.AsyncConnectionPool[Any], measures: DatabaseMeasures | None = None
+    ) -> None:
         self._pool = pool
+        self._measures = measures if measures is not None else DatabaseMeasures()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -280,22 +334,31 @@ class Store:
             raise errors.from_database(error) from error
 
     async def _one(self, kind: type[Row], query: LiteralString, /, **values: Any) -> Row:
-        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
-            await cursor.execute(query, values)
-            row = await cursor.fetchone()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=class_row(kind))
+                row = await (await cursor.execute(query, values)).fetchone()
         if row is None:
             raise errors.DatabaseError("a function that always returns a row returned none")
         return row
 
     async def _all(self, kind: type[Row], query: LiteralString, /, **values: Any) -> list[Row]:
-        async with self._connection() as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
-            await cursor.execute(query, values)
-            return await cursor.fetchall()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=class_row(kind))
+                return await (await cursor.execute(query, values)).fetchall()
+
+    async def _values(self, query: LiteralString, /, **values: Any) -> list[Any]:
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=scalar_row)
+                return await (await cursor.execute(query, values)).fetchall()
 
     async def _value(self, query: LiteralString, /, **values: Any) -> Any:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(query, values)
-            return await cursor.fetchone()
+        with self._measures.call(query):
+            async with self._connection() as connection:
+                cursor = connection.cursor(row_factory=scalar_row)
+                return await (await cursor.execute(query, values)).fetchone()
 
     # The mirror
 
@@ -412,14 +475,19 @@ class Store:
             await cursor.execute("select page_id, purged_before from convsync_api.list_horizons()")
             return await cursor.fetchall()
 
+    async def list_problems(self, *, page_id: str | None = None) -> list[Problem]:
+        """As far as the database can tell; empty: nothing."""
+        return await self._all(
+            Problem, "select * from convsync_api.list_problems(p_page_id => %(page_id)s)", page_id=page_id
+        )
+
     async def list_refused_facts(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
-                   p_limit => %(limit)s)""",
-                {"pages": None if pages is None else list(pages), "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_refused_facts(p_pages => %(pages)s,
+               p_limit => %(limit)s)""",
+            pages=None if pages is None else list(pages),
+            limit=limit,
+        )
 
     async def expire_pending_amendments(self, *, days: int) -> int:
         """Of how many messages what waited for them was deleted."""
@@ -491,6 +559,87 @@ class Store:
         epoch: int = await self._value("select convsync_api.begin_feed_epoch()")
         return epoch
 
+    # Outgoing webhooks
+
+    async def add_outgoing(
+        self,
+        *,
+        name: str,
+        url: str,
+        secret_sealed: bytes,
+        secret_key_id: str,
+        pages: Sequence[str] | None = None,
+        after: str | None = None,
+    ) -> Json:
+        webhook: Json = await self._value(
+            """select convsync_api.add_outgoing(p_name => %(name)s, p_url => %(url)s,
+               p_secret_sealed => %(secret_sealed)s, p_secret_key_id => %(secret_key_id)s,
+               p_pages => %(pages)s::text[], p_after => %(after)s)""",
+            name=name,
+            url=url,
+            secret_sealed=secret_sealed,
+            secret_key_id=secret_key_id,
+            pages=None if pages is None else list(pages),
+            after=after,
+        )
+        return webhook
+
+    async def list_outgoing(self) -> list[Json]:
+        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute("select * from convsync_api.list_outgoing()")
+            return await cursor.fetchall()
+
+    async def remove_outgoing(self, *, name: str) -> Json:
+        webhook: Json = await self._value(
+            "select convsync_api.remove_outgoing(p_name => %(name)s)", name=name
+        )
+        return webhook
+
+    async def resume_outgoing(self, *, name: str, skip: bool = False) -> Json:
+        webhook: Json = await self._value(
+            "select convsync_api.resume_outgoing(p_name => %(name)s, p_skip => %(skip)s)",
+            name=name,
+            skip=skip,
+        )
+        return webhook
+
+    async def claim_outgoing(self, *, lease_seconds: float = 60, batch: int = 100) -> Batch | None:
+        """The next batch that is due, if there is one."""
+        claimed = await self._all(
+            Batch,
+            """select * from convsync_api.claim_outgoing(p_lease_seconds => %(lease_seconds)s::numeric,
+               p_batch => %(batch)s)""",
+            lease_seconds=lease_seconds,
+            batch=batch,
+        )
+        return claimed[0] if claimed else None
+
+    async def record_outgoing(
+        self,
+        *,
+        name: str,
+        fence: int,
+        delivered: bool,
+        status: int | None = None,
+        error: str | None = None,
+        retry_seconds: float = 60,
+        attempts: int = 12,
+    ) -> str:
+        """The state the webhook is in now: `active` or `paused`."""
+        state: str = await self._value(
+            """select convsync_api.record_outgoing(p_name => %(name)s, p_fence => %(fence)s,
+               p_delivered => %(delivered)s, p_status => %(status)s, p_error => %(error)s,
+               p_retry_seconds => %(retry_seconds)s::numeric, p_attempts => %(attempts)s)""",
+            name=name,
+            fence=fence,
+            delivered=delivered,
+            status=status,
+            error=error,
+            retry_seconds=retry_seconds,
+            attempts=attempts,
+        )
+        return state
+
     # Dead letters
 
     async def list_dead_letters(
@@ -501,13 +650,14 @@ class Store:
         before: int | None = None,
         limit: int = 50,
     ) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
-                   p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
-                {"page_id": page_id, "resolved": resolved, "before": before, "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
+               p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
+            page_id=page_id,
+            resolved=resolved,
+            before=before,
+            limit=limit,
+        )
 
     async def get_dead_letter(self, *, dead_letter_id: int) -> Json:
         letter: Json = await self._value(
@@ -552,13 +702,12 @@ class Store:
         return names
 
     async def list_schema_drift(self, *, pages: Sequence[str] | None = None, limit: int = 100) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
-                   p_limit => %(limit)s)""",
-                {"pages": None if pages is None else list(pages), "limit": limit},
-            )
-            return await cursor.fetchall()
+        return await self._values(
+            """select * from convsync_api.list_schema_drift(p_pages => %(pages)s,
+               p_limit => %(limit)s)""",
+            pages=None if pages is None else list(pages),
+            limit=limit,
+        )
 
     async def expire_schema_drift(self, *, days: int) -> int:
         gone: int = await self._value(
@@ -596,9 +745,7 @@ class Store:
         return page
 
     async def list_pages(self) -> list[Json]:
-        async with self._connection() as connection, connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute("select * from convsync_api.list_pages()")
-            return await cursor.fetchall()
+        return await self._values("select * from convsync_api.list_pages()")
 
     async def get_page(self, *, page_id: str) -> Json:
         page: Json = await self._value(
@@ -774,6 +921,24 @@ class Store:
             lease_seconds=lease_seconds,
             request_id=request_id,
         )
+
+    async def allow_deletions_of_run(self, *, page_id: str, run_id: int) -> int:
+        allowed: int = await self._value(
+            """select convsync_api.allow_deletions_of_run(p_page_id => %(page_id)s,
+               p_run_id => %(run_id)s)""",
+            page_id=page_id,
+            run_id=run_id,
+        )
+        return allowed
+
+    async def expire_sync_runs(self, *, days: int, limit: int = 10_000) -> int:
+        """At most `limit` runs and as many cursors go; repeat until none does."""
+        gone: int = await self._value(
+            "select convsync_api.expire_sync_runs(p_days => %(days)s, p_limit => %(limit)s)",
+            days=days,
+            limit=limit,
+        )
+        return gone
 
     async def next_sync_work(self, *, page_id: str, run_id: int, fence: int, limit: int = 1) -> list[Work]:
         return await self._all(
@@ -964,6 +1129,16 @@ class Store:
         )
         return run
 
+    async def list_sync_runs(self, *, page_id: str, before: int | None = None, limit: int = 20) -> Json:
+        found: Json = await self._value(
+            """select convsync_api.list_sync_runs(p_page_id => %(page_id)s, p_before => %(before)s,
+               p_limit => %(limit)s)""",
+            page_id=page_id,
+            before=before,
+            limit=limit,
+        )
+        return found
+
     async def resumable_syncs(self) -> list[Resumable]:
         """The runs nobody carries that are due."""
         return await self._all(Resumable, "select * from convsync_api.resumable_syncs()")
@@ -1035,6 +1210,36 @@ class Store:
             # An older one does not count them yet.
             refused_facts=found.get("refused_facts", []),
             webhook_losses=found.get("webhook_losses", []),
+        )
+
+    async def page_metrics(self) -> Json:
+        """Tokens, freshness, problems, budgets and open runs, for monitoring."""
+        found: Json = await self._value("select convsync_api.page_metrics()")
+        return found
+
+    async def certificate_metrics(self) -> Json:
+        """Reads a row of each conversation."""
+        found: Json = await self._value("select convsync_api.certificate_metrics()")
+        return found
+
+    async def take_alerts(self, *, again_seconds: float, hold_seconds: float, limit: int) -> list[Alert]:
+        """What somebody is to be told of; this caller's for `hold_seconds`."""
+        return await self._all(
+            Alert,
+            """select * from convsync_api.take_alerts(p_again_seconds => %(again_seconds)s::numeric,
+               p_hold_seconds => %(hold_seconds)s::numeric, p_limit => %(limit)s)""",
+            again_seconds=again_seconds,
+            hold_seconds=hold_seconds,
+            limit=limit,
+        )
+
+    async def alert_told(self, *, page_id: str, problem: str, state: str) -> None:
+        await self._value(
+            """select convsync_api.alert_told(p_page_id => %(page_id)s, p_problem => %(problem)s,
+               p_state => %(state)s)""",
+            page_id=page_id,
+            problem=problem,
+            state=state,
         )
 
     def pool_stats(self) -> Mapping[str, int]:
@@ -1163,6 +1368,33 @@ class Store:
             message_id=message_id,
         )
         return life
+
+    # Moving in
+
+    async def adopt_page(self, *, page_id: str, owner_ref: str, dry_run: bool) -> bool:
+        """Say whose a Page is, if nobody has yet; whether that was news."""
+        news: bool = await self._value(
+            """select convsync_api.adopt_page(p_page_id => %(page_id)s, p_owner_ref => %(owner_ref)s,
+               p_dry_run => %(dry_run)s)""",
+            page_id=page_id,
+            owner_ref=owner_ref,
+            dry_run=dry_run,
+        )
+        return news
+
+    async def adopt_conversations(
+        self, *, page_id: str, batch: Sequence[Fact], standing: Mapping[str, str], dry_run: bool
+    ) -> Adopted:
+        """Take over what another database holds of a Page; `standing` is the status of people, by id."""
+        return await self._one(
+            Adopted,
+            """select * from convsync_api.adopt_conversations(p_page_id => %(page_id)s,
+               p_facts => %(facts)s, p_standing => %(standing)s, p_dry_run => %(dry_run)s)""",
+            page_id=page_id,
+            facts=_facts(batch),
+            standing=Jsonb(dict(standing)),
+            dry_run=dry_run,
+        )
 
 
 def _facts(batch: Sequence[Fact]) -> Jsonb:

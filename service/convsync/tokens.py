@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _NONCE = 12
 
@@ -68,8 +70,13 @@ class TokenBox:
             raw = b""
         if len(raw) != 32:
             raise TokenKeyError("TOKEN_KEY must be 32 bytes in base64url, as `convsync page new-key` prints")
+        self._raw = raw
         self._cipher = AESGCM(raw)
         self.key_id = hashlib.sha256(b"convsync token key" + raw).hexdigest()[:16]
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A key of 32 bytes for something else, the same in every process; it tells nothing of this one."""
+        return HKDF(SHA256(), 32, salt=None, info=f"convsync {purpose}".encode()).derive(self._raw)
 
     def seal(self, page_id: str, token: str) -> bytes:
         nonce = secrets.token_bytes(_NONCE)

@@ -13,25 +13,7 @@
 -- what is here and nothing else. A code that says the token or a permission is missing: put it right, then retry. The same
 -- batch failing again and again: show the error's code, subcode and message to whoever looks after the app at Meta.
 
-select
-  b.page_id,
-  b.run_id,
-  r.mode,
-  r.status,
-  b.batch,
-  b.kind,
-  nullif(b.thread_id, '') as thread_id,
-  coalesce(left(b.cursor, 40), '(front)') as cursor,
-  b.attempts,
-  b.error ->> 'class' as class,
-  concat_ws('/', b.error ->> 'code', b.error ->> 'subcode') as code,
-  left(b.error ->> 'message', 80) as message,
-  date_trunc('second', b.failed_at) as since,
-  (
-    select min(s.run_id) from convsync.sync_runs s
-    where s.page_id = b.page_id and s.status = 'succeeded' and s.mode in ('full', 'reconcile') and s.started_at > b.failed_at
-  ) as read_since_by
-from convsync.sync_batches b
-join convsync.sync_runs r on r.page_id = b.page_id and r.run_id = b.run_id
-where b.status = 'failed'
-order by read_since_by nulls first, b.failed_at, b.page_id, b.run_id, b.batch;
+select b.page_id, b.run_id, b.mode, b.status, b.batch, b.kind, b.thread_id, b.cursor, b.attempts, b.class, b.code, b.message,
+  date_trunc('second', b.failed_at) as since, b.read_since_by
+from convsync_ops.failed_batches b
+order by b.read_since_by nulls first, b.failed_at, b.page_id, b.run_id, b.batch;

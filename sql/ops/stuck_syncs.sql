@@ -18,49 +18,8 @@
   \set minutes 10
 \endif
 
-with clock as (
-  select convsync_api._now() as now
-),
-stuck as (
-  select r.*, p.token_state, p.token_error, greatest(b.blocked_until, a.blocked_until) as blocked_until,
-    case
-      when r.status = 'running' and r.lease_expires_at <= c.now then 'lease expired'
-      when r.status = 'paused' and r.resume_after <= c.now then 'paused past its time'
-      when r.status in ('running', 'queued') and r.updated_at <= c.now - :'minutes' * interval '1 minute' then 'no progress'
-    end as why,
-    c.now
-  from convsync.sync_runs r
-  cross join clock c
-  join convsync.pages p on p.page_id = r.page_id
-  left join convsync.call_budgets b on b.page_id = r.page_id
-  left join convsync.call_budgets a on a.page_id = ''
-  where r.status in ('queued', 'running', 'paused')
-)
-select
-  s.page_id,
-  s.run_id,
-  s.mode,
-  s.status,
-  s.why,
-  date_trunc('second', s.now - case s.why when 'lease expired' then s.lease_expires_at when 'paused past its time' then s.resume_after
-    else s.updated_at end) as age,
-  s.owner,
-  case when l.completed then '(read to its end)' when l.failed then '(failed)' else coalesce(left(l.last_cursor, 40), '(front)') end as cursor,
-  (
-    select count(*) from convsync.sync_cursors t
-    where t.page_id = s.page_id and t.run_id = s.run_id and t.kind = 'thread' and not t.completed and not t.failed
-  ) as open_threads,
-  case
-    when s.token_state in ('none', 'invalid')
-      then concat('no valid token', ' (' || s.token_error || ')', ': convsync page add ', s.page_id, ' --token-stdin')
-    when s.blocked_until > s.now
-      then 'Graph said to wait until ' || to_char(s.blocked_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"') || ': wait'
-    when s.why = 'no progress'
-      then 'its process lives: look into its log for retries and slow answers; restarting the service resumes the run'
-    else 'is convsync serve running? by hand: convsync sync ' || s.page_id || ' --mode ' || s.mode
-  end as what_to_do
-from stuck s
-left join convsync.sync_cursors l
-  on l.page_id = s.page_id and l.run_id = s.run_id and l.kind = 'list' and l.thread_id = ''
-where s.why is not null
+select s.page_id, s.run_id, s.mode, s.status, coalesce(s.abandoned, 'no progress') as why,
+  date_trunc('second', coalesce(s.abandoned_for, s.idle_for)) as age, s.owner, s.cursor, s.open_threads, s.what_to_do
+from convsync_ops.open_syncs s
+where s.abandoned is not null or (s.status in ('running', 'queued') and s.idle_for >= :'minutes' * interval '1 minute')
 order by age desc, s.page_id, s.run_id;

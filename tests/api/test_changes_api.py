@@ -428,6 +428,32 @@ async def test_a_quiet_stream_says_that_it_lives(api: Api, monkeypatch: pytest.M
             assert (await response.content.readline()).startswith(b":")
 
 
+async def test_a_ticket_opens_the_stream_of_the_feed_for_the_pages_of_its_key(api: Api) -> None:
+    await api.tell(said("m_1"), said("m_2", page=OTHER_PAGE))
+    await all_changes(api, 2)
+    answer = await api("POST", "/api/stream-tickets", {"stream": "changes"}, key=LIMITED)
+    assert (answer.status, answer.json["expires_in"]) == (201, 60)
+    ticket = answer.json["ticket"]
+    async with api.client.get(STREAM, params={"ticket": ticket}) as response:
+        assert response.status == 200, await response.text()
+        [sent] = await take(sent_events(response), 1)
+    assert sent.data["page_id"] == OTHER_PAGE
+    for path, query in (
+        (STREAM, {"ticket": ticket[:-1] + ("0" if ticket[-1] != "0" else "1")}),
+        (STREAM, {"ticket": ticket.replace("limited.", "operator.")}),
+        (CHANGES, {"ticket": ticket}),
+        ("/api/conversations/sync-stream", {"ticket": ticket, "run_id": "changes"}),
+    ):
+        answer = await api("GET", path, key="", **query)
+        # Even one that says the right word opens no other stream.
+        assert answer.status in (401, 422), (path, answer.body)
+
+
+@pytest.mark.parametrize("body", [{}, {"run_id": "1", "stream": "changes"}, {"stream": "runs"}])
+async def test_a_ticket_is_for_one_stream(api: Api, body: Json) -> None:
+    (await api("POST", "/api/stream-tickets", body)).is_problem(422, "invalid_argument")
+
+
 async def test_streams_end_when_the_service_does(api: Api) -> None:
     async with api.client.get(STREAM, headers={"Authorization": f"Bearer {OPERATE}"}) as response:
         api.app[LIFECYCLE].stopping = True

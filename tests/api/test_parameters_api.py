@@ -36,7 +36,9 @@ NUL = "a\x00b"
         ("GET", "/api/schema-drift?page_id=%00", "page_id"),
         ("GET", "/api/sync-runs/%00", "run_id"),
         ("GET", "/api/facebook/deletion-status/a%00b", "code"),
-        ("GET", "/console/a%00b", "file"),
+        ("GET", "/console/assets/a%00b", "file"),
+        ("GET", "/console/pages/a%00b", "page_id"),
+        ("GET", f"/console/pages/{PAGE}/timing?tz=%00", "tz"),
     ],
 )
 async def test_a_nul_is_refused_by_the_name_of_its_parameter(

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from psycopg import sql
 
 from convsync.cli import main
+from convsync.facts import DeadLetter
 from convsync.pages import WEBHOOK_FIELDS
 from faults.processes import Commands, commands, until
 from secrets_hunt import marked
@@ -67,6 +68,8 @@ def test_every_command_explains_itself(path: tuple[str, ...], flag: str) -> None
         ["sync", "1", "--deadline", "soon"],
         ["sync", "1", "--retry", "0"],
         ["sync", "1", "--retry", "1", "--restart"],
+        ["deletions", "allow", "1"],
+        ["deletions", "allow", "1", "0"],
         ["verify"],
         ["explain", "1"],
         ["page"],
@@ -490,6 +493,34 @@ async def test_retry_reads_what_a_partial_sync_could_not(cli: Commands, world: W
         assert said in err
 
 
+async def test_deletions_that_were_held_back_are_allowed_and_retried(database: Any, tmp_path: Path) -> None:
+    async with (
+        open_world(database, conversations=40, messages=2.0) as world,
+        commands(world, tmp_path) as cli,
+    ):
+        assert (await cli.run("sync", world.page_id))[0] == 0
+        for conversation in list(world.simulator.population.conversations)[:30]:
+            world.simulator.population.remove(conversation)
+        code, out, _ = await cli.run("sync", world.page_id, "--json")
+        held_back = json.loads(out)
+        assert (code, held_back["reason"]) == (1, "deletion_breaker")
+        code, _, err = await cli.run("sync", world.page_id, "--retry", held_back["run_id"])
+        assert (code, "holds back the deletion of 30 conversations" in err) == (1, True)
+
+        code, out, err = await cli.run("deletions", "allow", world.page_id, held_back["run_id"], "--json")
+        assert code == 0, err
+        assert json.loads(out) == {
+            "page_id": world.page_id,
+            "run_id": held_back["run_id"],
+            "conversations": 30,
+        }
+        code, out, err = await cli.run("sync", world.page_id, "--retry", held_back["run_id"], "--json")
+        assert code == 0, err
+        assert json.loads(out)["deletions_confirmed"] == 30
+        code, _, err = await cli.run("deletions", "allow", world.page_id, held_back["run_id"])
+        assert (code, "it holds no deletions back" in err) == (1, True)
+
+
 async def test_sync_exits_3_at_its_deadline_and_goes_on_when_called(cli: Commands, world: World) -> None:
     world.simulator.faults.add("", "delay", seconds=0.2)
     code, out, err = await cli.run("sync", world.page_id, "--deadline", "0.5", "--json")
@@ -813,3 +844,32 @@ async def test_status_says_what_is_proved_and_explain_tells_a_messages_life(
         code, out, err = await cli.run("explain", world.page_id, *arguments)
         assert (code, out) == (1, "")
         assert f"of message m_never of Page {world.page_id} nothing was ever heard" in err
+
+
+async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Commands, world: World) -> None:
+    page_id = world.page_id
+    code, out, _ = await cli.run("status", page_id, "--json")
+    assert (code, json.loads(out)["problems"]) == (0, [])
+    assert "to mend it" not in (await cli.run("status"))[1]
+
+    await world.store.mark_token(page_id=page_id, state="invalid", error="The token has expired.")
+    await world.store.ingest([DeadLetter("", "no Page at all", b"{}")], "webhook")
+    code, out, _ = await cli.run("status", "--json")
+    assert code == 0
+    assert [
+        (one["page_id"], one["problem"], one["mend"], bool(one["what"] and one["why"]))
+        for one in json.loads(out)["problems"]
+    ] == [
+        (page_id, "token_invalid", f"convsync page add {page_id} --token-stdin", True),
+        (None, "dead_letters", "convsync dead-letters list", True),
+    ]
+    # Of one Page, what concerns no Page is left out.
+    code, out, _ = await cli.run("status", page_id, "--json")
+    assert [one["problem"] for one in json.loads(out)["problems"]] == ["token_invalid"]
+
+    code, out, _ = await cli.run("status")
+    told = out[out.index(f"Page {page_id}: The token has expired.") :].splitlines()
+    assert told[1].startswith("  why it matters: ")
+    assert told[2] == f"  to mend it: convsync page add {page_id} --token-stdin"
+    assert out.count("The token has expired.") == 1
+    assert "\nDead letters wait for a person: 1.\n" in out

@@ -228,9 +228,9 @@ def test_what_is_deleted_or_no_message_of_the_thread_is_not_judged(heard: Connec
     assert read(heard, [*without("m_30")]) == set()
 
 
-def test_what_neither_graph_nor_a_webhook_told_is_not_missed_there(heard: Connection) -> None:
+def test_what_only_a_program_told_is_not_missed_there(heard: Connection) -> None:
     heard.execute(
-        """update convsync.contact_interaction_events set source = 'import'
+        """update convsync.contact_interaction_events set source = 'sql'
            where message_id in ('m_30', 'm_10')"""
     )
     heard.execute("update convsync.contact_interaction_events set graph_at = now() where message_id = 'm_10'")

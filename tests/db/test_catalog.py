@@ -22,6 +22,8 @@ NOT_BY_PAGE = {
     "loss_meter": "one row for the whole database",
     "feed_epochs": "where the whole database has lived",
     "feed_consumers": "a consumer reads the changes of any number of Pages",
+    "outgoing_webhooks": "a webhook is told of any number of Pages",
+    "outgoing_dead_letters": "a webhook is told of any number of Pages",
     "deletion_requests": "a person asks, not a Page; it is found by its code alone",
 }
 # Tables where the planner chooses among indexes that begin with the Page as it likes, and why.

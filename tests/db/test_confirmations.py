@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from sessions import PAGE, Connection, call, ingest, rows
+from sessions import PAGE, Connect, Connection, call, eventually, ingest, rows
 
 from convsync.facts import Json, Message, Thread, dump
 
@@ -33,14 +34,21 @@ class Run:
         (begun,) = rows(self.connection, "select * from convsync_api.begin_sync('1001', 'full')")
         self.run_id, self.fence = begun["run_id"], begun["fence"]
 
+    def retry(self) -> None:
+        self.tick()
+        (begun,) = rows(
+            self.connection, "select * from convsync_api.retry_sync('1001', %(run)s)", run=self.run_id
+        )
+        self.fence = begun["fence"]
+
     def tick(self) -> datetime:
         self.second += 1
         moment = at(self.second)
         self.connection.execute("select set_config('convsync.now', %s, false)", [moment.isoformat()])
         return moment
 
-    def list(self, *threads: str) -> None:
-        """Walk the list, twice as it has to be: these are all."""
+    def list(self, *threads: str, more: str | None = None) -> None:
+        """Walk the list, twice as it has to be: these are all. Of `more` not every message is on it."""
         for walk_pass in (1, 2):
             moment = self.tick()
             facts = [Thread(PAGE, f"2{thread[2:]}", thread, moment, {}) for thread in threads]
@@ -50,7 +58,8 @@ class Run:
                     "sender_id": f"2{thread[2:]}",
                     "updated_time": BEFORE.isoformat(),
                     "message_count": 0,
-                    "read": "complete",
+                    "read": "more" if thread == more and walk_pass == 1 else "complete",
+                    "next_cursor": "n1" if thread == more else None,
                 }
                 for thread in threads
             ]
@@ -76,13 +85,13 @@ class Run:
         )
         return [(row["kind"], row["thread_id"]) for row in found]
 
-    def read(self, kind: str, thread: str, found: bool, *, token: int = 0) -> bool:
+    def read(self, kind: str, thread: str, found: bool, *, token: int = 0, count: int = 7) -> bool:
         moment = self.tick()
         self.tick()
         applied: bool = call(
             self.connection,
             """select convsync_api.apply_confirmation('1001', %(run)s, %(fence)s, %(kind)s, %(thread)s,
-               %(at)s, %(found)s, %(updated)s, 7, %(token)s)""",
+               %(at)s, %(found)s, %(updated)s, %(count)s, %(token)s)""",
             run=self.run_id,
             fence=self.fence,
             kind=kind,
@@ -90,20 +99,22 @@ class Run:
             at=moment,
             found=found,
             updated=BEFORE if found else None,
+            count=count,
             token=token,
         )
         return applied
 
-    def fail(self, kind: str, thread: str, error_class: str) -> None:
+    def fail(self, kind: str, thread: str, error_class: str, cursor: str | None = None) -> None:
         self.tick()
         call(
             self.connection,
-            """select convsync_api.fail_sync_batch('1001', %(run)s, %(fence)s, %(kind)s, %(thread)s, null, 1,
-               %(error)s)""",
+            """select convsync_api.fail_sync_batch('1001', %(run)s, %(fence)s, %(kind)s, %(thread)s,
+               %(cursor)s, 1, %(error)s)""",
             run=self.run_id,
             fence=self.fence,
             kind=kind,
             thread=thread,
+            cursor=cursor,
             error=Jsonb({"class": error_class}),
         )
 
@@ -256,6 +267,44 @@ def test_three_controls_that_are_gone_mark_nothing(run: Run) -> None:
     assert gone(run.connection) == set()
 
 
+def test_controls_that_are_gone_count_only_in_a_row(run: Run) -> None:
+    run.list(*all_but(*range(12)))
+    asked = [thread for _, thread in run.work()]
+
+    def control(found: bool) -> None:
+        (thread,) = [one for kind, one in run.work() if kind == "control"]
+        run.read("control", thread, found)
+
+    for thread in asked[:10]:
+        run.read("confirm", thread, found=False)
+    for found in (False, False, True):
+        control(found)
+    assert len(gone(run.connection)) == 10
+    for thread in asked[10:]:
+        run.read("confirm", thread, found=False)
+    for found in (False, False, True):
+        control(found)
+    assert len(gone(run.connection)) == 12
+    assert run.end()["status"] == "succeeded"
+
+
+def test_a_retry_counts_its_controls_anew(run: Run) -> None:
+    run.list(*all_but(3))
+    run.read("confirm", "t_3", found=False)
+    for _ in range(3):
+        ((_, control),) = run.work()
+        run.read("control", control, found=False)
+    assert run.end()["status"] == "partial"
+
+    run.retry()
+    run.read("confirm", "t_3", found=False)
+    for found in (False, False, True):
+        (control,) = [one for kind, one in run.work() if kind == "control"]
+        run.read("control", control, found)
+    assert gone(run.connection) == {"t_3"}
+    assert run.end()["status"] == "succeeded"
+
+
 @pytest.mark.parametrize("kind", ["confirm", "control"])
 def test_a_permission_refused_on_the_way_marks_nothing(run: Run, kind: str) -> None:
     run.list(*all_but(3, 7))
@@ -298,6 +347,22 @@ def test_what_answers_is_hidden_and_read_to_its_end(run: Run) -> None:
     run.read("confirm", "t_3", found=True)
     assert run.work() == [("thread", "t_3")]
     assert gone(run.connection) == set()
+
+
+def test_the_time_left_knows_how_long_a_hidden_thread_is(run: Run) -> None:
+    """`read` says that it has seven messages; here it is a thousand."""
+    run.list(*all_but(3))
+    for _ in range(20):
+        run.tick()
+        call(
+            run.connection,
+            "select wait_ms from convsync_api.acquire_call('1001', 'backfill', %(run)s, %(fence)s)",
+            run=run.run_id,
+            fence=run.fence,
+        )
+    run.read("confirm", "t_3", found=True, count=1000)
+    document = call(run.connection, "select convsync_api.get_sync_run(%(run)s)", run=run.run_id)
+    assert 9 <= document["eta_seconds"] <= 12, "ten pages of a hundred, at a call a second"
 
 
 NOT_PROPOSED = {
@@ -343,6 +408,129 @@ def test_a_person_may_let_them_pass_once(service: Connection) -> None:
     again = Run(service, run.second)
     again.list(*(f"t_{number}" for number in range(42, 60)))
     assert again.end()["reason"] == "deletion_breaker"
+
+
+def held_back(service: Connection) -> tuple[Run, Json]:
+    """Sixty are known, and a sync has found 21 of them missing."""
+    known(service, 60)
+    run = Run(service)
+    run.list(*(f"t_{number}" for number in range(21, 60)))
+    return run, run.end()
+
+
+def allow(connection: Connection, run_id: int, page: str = "1001") -> int:
+    allowed: int = call(
+        connection,
+        "select convsync_api.allow_deletions_of_run(%(page)s, %(run)s)",
+        page=page,
+        run=run_id,
+    )
+    return allowed
+
+
+def test_a_retry_asks_for_what_its_run_held_back_once_a_person_has_allowed_it(service: Connection) -> None:
+    run, document = held_back(service)
+    assert document["reason"] == "deletion_breaker"
+    with pytest.raises(psycopg.DatabaseError, match="holds back the deletion of 21 conversations") as refused:
+        run.retry()
+    assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("ZC003", "run_id")
+    assert call(service, "select convsync_api.get_sync_run(%(run)s)", run=run.run_id)["status"] == "partial"
+
+    assert allow(service, run.run_id) == 21
+    # One of them has written since: it is not asked for.
+    ingest(service, Message(PAGE, "20", "m_new", "in", run.tick()))
+    run.retry()
+    while work := run.work():
+        for kind, thread in work:
+            run.read(kind, thread, found=kind == "control")
+    document = run.end()
+    assert (document["status"], document["reason"]) == ("succeeded", None)
+    assert (document["deletions_proposed"], document["deletions_confirmed"]) == (20, 20)
+    # It was for that sync.
+    again = Run(service, run.second)
+    again.list("t_0")
+    assert again.end()["reason"] == "deletion_breaker"
+
+
+def test_a_retry_goes_on_with_what_failed_beside_what_is_held_back(service: Connection) -> None:
+    known(service, 60)
+    run = Run(service)
+    run.list(*(f"t_{number}" for number in range(21, 60)), more="t_59")
+    run.fail("thread", "t_59", "transient", "n1")
+    assert run.end()["reason"] == "deletion_breaker"
+    run.retry()
+    assert run.work() == [("thread", "t_59")]
+    run.fail("thread", "t_59", "transient", "n1")
+    assert run.end()["reason"] == "deletion_breaker"
+
+
+def test_only_the_last_walk_is_allowed_what_it_holds_back(service: Connection) -> None:
+    run, _ = held_back(service)
+    later = Run(service, run.second)
+    later.list(*(f"t_{number}" for number in range(22, 60)))
+    assert later.end()["reason"] == "deletion_breaker"
+    for run_id, told in [
+        (run.run_id, f"run {later.run_id} has walked the list"),
+        (later.run_id + 1, "has no run"),
+    ]:
+        with pytest.raises(psycopg.DatabaseError, match=told):
+            allow(service, run_id)
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        allow(service, later.run_id, page="9")
+    assert refused.value.sqlstate == "ZC001"
+    assert allow(service, later.run_id) == 22
+
+
+def test_a_run_that_holds_nothing_back_is_not_allowed_anything(run: Run) -> None:
+    run.list(*all_but())
+    run.end()
+    with pytest.raises(psycopg.DatabaseError, match="it holds no deletions back") as refused:
+        allow(run.connection, run.run_id)
+    assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("ZC003", "run_id")
+
+
+@pytest.mark.parametrize("kind", ["confirm", "control"])
+def test_nothing_is_written_of_threads_before_their_conversations_are_locked(
+    run: Run, connect: Connect, owner: Connection, kind: str
+) -> None:
+    """Whoever erases a person holds the conversation and waits for what is written of its thread."""
+    observer = connect()
+    run.list(*all_but(3, 7))
+    if kind == "control":
+        # What another token was told is set back by this one.
+        run.read("confirm", "t_3", found=False, token=1)
+        run.read("confirm", "t_7", found=False, token=0)
+    thread = next(thread for one, thread in run.work() if one == kind)
+    proof = "insert into convsync.thread_proofs (page_id, thread_id) values ('1001', 't_3')"
+    owner.execute(proof + " on conflict do nothing")
+    owner.execute("begin")
+    owner.execute("select from convsync.messenger_conversations for update")
+    with ThreadPoolExecutor(1) as pool:
+        applied = pool.submit(run.read, kind, thread, found=True)
+        try:
+            eventually(
+                lambda: rows(
+                    observer,
+                    "select from pg_stat_activity where pid = %(pid)s and wait_event_type = 'Lock'",
+                    pid=run.connection.info.backend_pid,
+                )
+            )
+            owner.execute("select from convsync.thread_proofs for update nowait")
+            owner.execute("select from convsync.sync_cursors for update nowait")
+        finally:
+            owner.execute("rollback")
+        assert applied.result(timeout=30)
+
+
+def test_no_page_is_written_under_the_locks_of_conversations(service: Connection, owner: Connection) -> None:
+    """Whoever purges a Page holds it and waits for its conversations."""
+    known(service, 60)
+    call(service, "select convsync_api.allow_deletions('1001', 21)")
+    run = Run(service)
+    with service.transaction():
+        run.list(*(f"t_{number}" for number in range(21, 60)))
+        assert len(run.work()) == 21
+        owner.execute("select from convsync.pages for no key update nowait")
 
 
 @pytest.mark.parametrize(("page", "number", "sqlstate"), [("1001", 0, "ZC003"), ("9", 5, "ZC001")])

@@ -14,6 +14,14 @@ import pytest
 
 OPS = Path(__file__).resolve().parents[2] / "sql" / "ops"
 RECIPES = sorted(path.name for path in OPS.glob("*.sql"))
+# Those that list what there is; the others find what should not be.
+LISTS = {
+    "budgets.sql",
+    "largest_threads.sql",
+    "page_health.sql",
+    "slowest_pages.sql",
+    "tables.sql",
+}
 
 
 def ask(server: Any, database: Any, recipe: str, *, now: str, **variables: str) -> list[dict[str, str]]:
@@ -116,8 +124,9 @@ def owner(database: Any) -> Any:
         yield connection
 
 
-def test_the_three_recipes_are_there() -> None:
-    assert RECIPES == ["duplicates.sql", "failed_batches.sql", "stuck_syncs.sql"]
+def test_the_recipes_are_there() -> None:
+    found = {"dead_letters", "duplicates", "failed_batches", "indexes", "orphans", "problems", "stuck_syncs"}
+    assert set(RECIPES) == LISTS | {f"{name}.sql" for name in found | {"webhook_losses"}}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -128,7 +137,7 @@ def test_recipe_says_what_it_shows_when_to_worry_and_what_to_do(recipe: str) -> 
         assert part in header
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - LISTS))
 def test_recipe_is_quiet_on_a_healthy_database(
     server: Any, database: Any, owner: psycopg.Connection[Any], recipe: str
 ) -> None:
@@ -254,6 +263,137 @@ def test_failed_batches_shows_what_could_not_be_read_until_a_later_walk_succeeds
     assert [row["read_since_by"] for row in rows] == [str(later[0])] * 3
 
 
+def test_page_health_shows_who_needs_somebody_first(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    owner.execute("select convsync_api.mark_token('102', 'invalid', 'session expired')")
+    rows = ask(server, database, "page_health.sql", now="2026-03-01T12:10:00Z")
+    assert [(row["page_id"], row["freshness"], row["why"], row["problems"]) for row in rows] == [
+        ("102", "broken", "token_invalid", "token_invalid"),
+        ("101", "stale", "first_sync", ""),
+        ("100", "fresh", "", ""),
+    ]
+    assert (rows[2]["last_sync"], rows[2]["conversations"], rows[2]["dead_letters"]) == (
+        "full succeeded",
+        "2",
+        "0",
+    )
+
+
+def test_budgets_shows_what_holds_calls_back(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    owner.execute("select convsync_api.acquire_call('101', 'live')")
+    owner.execute(
+        """select convsync_api.record_call('102', 400, 80, p_error_code => 80006, p_block_scope => 'page',
+               p_block_seconds => 3600, p_block_reason => 'too many')"""
+    )
+    rows = ask(server, database, "budgets.sql", now="2026-03-01T12:30:00Z")
+    blocked, free = (next(row for row in rows if row["page_id"] == page) for page in ("102", "101"))
+    assert rows[0] == blocked
+    assert (blocked["blocked_until"], blocked["block_reason"], blocked["last_error"]) == (
+        "2026-03-01 13:00:00+00",
+        "too many",
+        "80006",
+    )
+    assert (free["calls"], free["blocked_until"], free["pace"]) == ("1", "", "1")
+    assert ask(server, database, "budgets.sql", now="2026-03-01T13:30:00Z")[0]["blocked_until"] == ""
+
+
+def test_dead_letters_are_counted_by_reason(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    for page_id, reason, raw in (("100", "odd", "YQ=="), ("100", "odd", "Yg=="), ("", "no page", "Yw==")):
+        owner.execute(
+            """select convsync_api.ingest(jsonb_build_array(jsonb_build_object('kind', 'dead_letter',
+               'page_id', %s::text, 'reason', %s::text, 'raw', %s::text)), 'webhook')""",
+            [page_id, reason, raw],
+        )
+    rows = ask(server, database, "dead_letters.sql", now="2026-03-01T12:30:00Z")
+    assert [(row["page_id"], row["source"], row["reason"], row["open"]) for row in rows] == [
+        ("100", "webhook", "odd", "2"),
+        ("", "webhook", "no page", "1"),
+    ]
+    owner.execute("select convsync_api.discard_dead_letter(%s, 'seen')", [rows[1]["newest_id"]])
+    assert len(ask(server, database, "dead_letters.sql", now="2026-03-01T12:30:00Z")) == 1
+
+
+def test_webhook_losses_are_shown_by_hour_once_the_grace_is_over(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    at(owner, "2026-03-01T09:00:00Z")
+    owner.execute("select convsync_api.mark_subscribed('100')")
+    at(owner, "2026-03-01T12:00:00Z")
+    owner.execute(
+        """
+        select convsync_api.ingest('[{"kind": "message", "page_id": "100", "sender_id": "2001",
+          "message_id": "m_lost", "direction": "in", "event_type": "message",
+          "at": "2026-03-01T11:50:00Z"}]', 'sync')
+        """
+    )
+    assert ask(server, database, "webhook_losses.sql", now="2026-03-01T12:01:00Z") == []
+    assert ask(server, database, "webhook_losses.sql", now="2026-03-01T12:06:00Z") == [
+        {"page_id": "100", "hour": "2026-03-01 11:00:00+00", "received": "1", "sent": "0"}
+    ]
+    assert ask(server, database, "webhook_losses.sql", now="2026-03-09T12:06:00Z") == []
+
+
+def test_slowest_pages_are_those_whose_syncs_took_longest(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    run = begin(owner, "101")
+    at(owner, "2026-03-01T12:20:00Z")
+    owner.execute("select convsync_api.renew_sync_lease('101', %s, %s, 60)", run)
+    for _ in range(2):
+        owner.execute(
+            """select from convsync_api.apply_sync_page('101', %s, %s, 'list', null, null, null,
+               convsync_api._now(), '[]')""",
+            run,
+        )
+    owner.execute("select convsync_api.finish_sync('101', %s, %s)", run)
+    rows = ask(server, database, "slowest_pages.sql", now="2026-03-01T12:30:00Z")
+    assert [(row["page_id"], row["mode"], row["runs"], row["succeeded"], row["longest"]) for row in rows] == [
+        ("101", "full", "1", "1", "00:20:00"),
+        ("100", "full", "1", "1", "00:00:00"),
+    ]
+
+
+def test_the_largest_thread_comes_first_without_a_name(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    rows = ask(server, database, "largest_threads.sql", now="2026-03-01T12:30:00Z")
+    assert [(row["page_id"], row["thread_id"], row["stored"]) for row in rows] == [
+        ("100", "t_1", "2"),
+        ("100", "", "0"),
+    ]
+    assert "Ann" not in str(rows)
+
+
+def test_tables_shows_size_and_vacuum(server: Any, database: Any, owner: psycopg.Connection[Any]) -> None:
+    owner.execute("analyze convsync.contact_interaction_events")
+    rows = ask(server, database, "tables.sql", now="2026-03-01T12:30:00Z")
+    (events,) = [row for row in rows if row["table_name"] == "contact_interaction_events"]
+    assert events["rows"] == "4"
+    assert events["analyzed_at"]
+    assert events["table_size"].endswith(("kB", "bytes"))
+
+
+def test_indexes_finds_one_that_is_there_twice_and_one_whose_build_broke_off(
+    server: Any, database: Any, owner: psycopg.Connection[Any]
+) -> None:
+    owner.execute("create index mine on convsync.sync_runs (run_id)")
+    owner.execute("insert into convsync.schema_drift values ('1', 'sync', 'a', now(), now(), 1)")
+    owner.execute("insert into convsync.schema_drift values ('1', 'sync', 'b', now(), now(), 1)")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        owner.execute("create unique index concurrently broken on convsync.schema_drift (page_id)")
+    rows = ask(server, database, "indexes.sql", now="2026-03-01T12:30:00Z")
+    assert {(row["index_name"], row["state"]) for row in rows} == {
+        ("broken", "invalid"),
+        ("mine", "double"),
+        ("sync_runs_by_id", "double"),
+    }
+
+
 # Each finding, and how it is planted past the functions; `replica` passes the foreign keys.
 PLANTED: dict[str, tuple[LiteralString, str]] = {
     "message stored twice": (
@@ -291,9 +431,28 @@ PLANTED: dict[str, tuple[LiteralString, str]] = {
         """,
         "says m_3, the newest is mid.1",
     ),
+    "success beside open work": (
+        "update convsync.sync_cursors set completed = false",
+        "run ",
+    ),
+}
+
+
+ORPHANED: dict[str, tuple[LiteralString, str]] = {
     "event without conversation": (
-        "delete from convsync.messenger_conversations where sender_id = '2001'",
+        """
+        delete from convsync.conversation_changes;
+        delete from convsync.messenger_conversations where sender_id = '2001'
+        """,
         "evt_4",
+    ),
+    "conversation without Page": ("delete from convsync.pages where page_id = '100'", "2001"),
+    "change without conversation": (
+        """
+        insert into convsync.conversation_changes (page_id, epoch, xid, conversation_id, version, kinds)
+        values ('100', 1, '9', 4711, 1, '{message}')
+        """,
+        "change ",
     ),
     "amendment left behind": (
         """
@@ -302,10 +461,11 @@ PLANTED: dict[str, tuple[LiteralString, str]] = {
         """,
         "mid.1",
     ),
-    "success beside open work": (
-        "update convsync.sync_cursors set completed = false",
-        "run ",
+    "loss without message": (
+        "insert into convsync.webhook_losses values ('100', 'm_gone', '2026-03-01', '2026-03-01')",
+        "m_gone",
     ),
+    "cursor without run": ("delete from convsync.sync_runs", "run "),
 }
 
 
@@ -318,6 +478,20 @@ def test_duplicates_finds_what_was_planted(
         owner.execute("set local session_replication_role = replica")
         owner.execute(plant)
     rows = ask(server, database, "duplicates.sql", now="2026-03-01T12:30:00Z")
+    assert {row["finding"] for row in rows} == {finding}
+    assert rows[0]["page_id"] == "100"
+    assert rows[0]["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize("finding", ORPHANED)
+def test_orphans_finds_what_was_planted(
+    server: Any, database: Any, owner: psycopg.Connection[Any], finding: str
+) -> None:
+    plant, detail = ORPHANED[finding]
+    with owner.transaction():
+        owner.execute("set local session_replication_role = replica")
+        owner.execute(plant)
+    rows = ask(server, database, "orphans.sql", now="2026-03-01T12:30:00Z")
     assert {row["finding"] for row in rows} == {finding}
     assert rows[0]["page_id"] == "100"
     assert rows[0]["detail"].startswith(detail)

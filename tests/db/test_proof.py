@@ -272,6 +272,29 @@ def test_complete_one_whose_later_read_fails_is_complete_no_more_until_it_is_rea
     assert counts(page) == (1, 1, 0, True)
 
 
+def test_verify_and_the_certificate_mean_the_same_by_complete(page: Connection) -> None:
+    """A thread was read to its end, and cannot be read any more: its history is no longer proved."""
+
+    def complete() -> tuple[bool, bool, list[bool]]:
+        found = certificate(page)
+        return (
+            call(page, "select convsync_api.history_complete(%(page)s)", page=PAGE),
+            found["complete"] == found["conversations"],
+            [one["complete"] for one in certified(page)],
+        )
+
+    run = Sync(page)
+    run.walk(listed(1))
+    run.apply()
+    run.finish()
+    assert complete() == (True, True, [True])
+    clock(page, MINUTE)
+    run = Sync(page)
+    run.apply(run.snapshots(1), [listed(1, "more", count=200)], next_cursor="c1")
+    run.fail()
+    assert complete() == (False, False, [False])
+
+
 def test_unreadable_message_found_later_takes_the_completeness_away(page: Connection) -> None:
     sync = Sync(page)
     clock(page, 5)
@@ -522,6 +545,9 @@ def test_what_is_gone_with_its_conversation_is_no_loss_and_not_held(subscribed: 
     ingest(subscribed, Gone(PAGE, BOB, at(9000)), source="sync")
     assert losses(subscribed) == {"0": (1, 0)}
     assert life(subscribed, "m_2")["loss"]["counts"] is False
+    assert ("conversation_gone", at(9000).isoformat()) in [
+        (one["what"], one["at"]) for one in life(subscribed, "m_2")["life"]
+    ]
     assert checksums(subscribed) == {ADA: ada, BOB: "0" * 32}
     assert (checksum(subscribed)["checksum"], checksum(subscribed)["messages"]) == (ada, 1)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
 from http_support import (
+    API_KEYS,
     ELSEWHERE_KEY,
     OPERATE_KEY,
     OPERATOR,
@@ -19,21 +21,30 @@ from http_support import (
     PAGE_TOKEN,
     READ_KEY,
     SECRETS,
+    TOKEN_KEY,
     Json,
     Service,
     all_events,
     bearer,
     problem,
 )
+from pydantic import SecretStr
 
+from convsync.settings import ApiKey, parse_api_keys
+from convsync.tokens import TokenBox
 from convsync.web import routing
 from convsync.web.app import create_app
 from convsync.web.routing import ROUTES, Route
+from convsync.web.sessions import LIFETIME_SECONDS, PLAIN_COOKIE, Sessions
+from secrets_hunt import marked
 
 
 @dataclass(frozen=True)
 class Call:
-    """How a route is called, what it then answers, and whether what it touches belongs to a Page or all."""
+    """How a route is called, what it then answers, and whether what it touches belongs to a Page or all.
+
+    `status` 0: it depends on the server that the tests run on.
+    """
 
     status: int
     path: str = ""
@@ -47,10 +58,39 @@ class Call:
 # Every route is here: one that is missing fails the test of its access.
 CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/"): Call(200),
-    ("GET", "/console/{file}"): Call(200, "/console/console.css"),
+    ("GET", "/console/login"): Call(200),
+    ("POST", "/console/login"): Call(0),  # 403 without an origin, 401 without a key
+    ("POST", "/console/logout"): Call(303),
+    ("GET", "/console/assets/{file}"): Call(200, "/console/assets/console.css"),
+    ("GET", "/console/pages/{page_id}"): Call(200, f"/console/pages/{PAGE}", of_a_page=True),
+    ("POST", "/console/pages/{page_id}/syncs"): Call(422, f"/console/pages/{PAGE}/syncs", of_a_page=True),
+    ("GET", "/console/sync-runs/{run_id}"): Call(200, "/console/sync-runs/RUN", of_a_page=True),
+    ("POST", "/console/sync-runs/{run_id}/cancel"): Call(
+        303, "/console/sync-runs/RUN/cancel", of_a_page=True
+    ),
+    ("POST", "/console/sync-runs/{run_id}/retry"): Call(303, "/console/sync-runs/RUN/retry", of_a_page=True),
+    ("GET", "/console/pages/{page_id}/conversations"): Call(
+        200, f"/console/pages/{PAGE}/conversations", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/conversations/{conversation_id}"): Call(
+        404, f"/console/pages/{PAGE}/conversations/1", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/conversations/{conversation_id}/timing"): Call(
+        404, f"/console/pages/{PAGE}/conversations/1/timing", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/messages/{message_id}"): Call(
+        404, f"/console/pages/{PAGE}/messages/m_1", of_a_page=True
+    ),
+    ("GET", "/console/pages/{page_id}/timing"): Call(200, f"/console/pages/{PAGE}/timing", of_a_page=True),
+    ("GET", "/console/dead-letters"): Call(200),
+    ("GET", "/console/dead-letters/{dead_letter_id}"): Call(404, "/console/dead-letters/1"),
+    ("POST", "/console/dead-letters/{dead_letter_id}/replay"): Call(404, "/console/dead-letters/1/replay"),
+    ("POST", "/console/dead-letters/{dead_letter_id}/discard"): Call(404, "/console/dead-letters/1/discard"),
+    ("GET", "/console/changes"): Call(200),
     ("GET", "/healthz"): Call(200),
     ("GET", "/readyz"): Call(0),  # 200 or 503: this test's server may not be durable
     ("GET", "/metrics"): Call(200, of_all_pages=True),
+    ("GET", "/openapi.json"): Call(200),
     ("GET", "/api/pages"): Call(200),
     ("POST", "/api/pages"): Call(201, body=lambda _: {"page_id": PAGE, "name": "Again"}, of_a_page=True),
     ("GET", "/api/pages/{page_id}"): Call(200, f"/api/pages/{PAGE}", of_a_page=True),
@@ -62,6 +102,9 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/sync-runs/{run_id}"): Call(200, "/api/sync-runs/RUN", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/cancel"): Call(200, "/api/sync-runs/RUN/cancel", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/retry"): Call(202, "/api/sync-runs/RUN/retry", of_a_page=True),
+    ("POST", "/api/sync-runs/{run_id}/allow-deletions"): Call(
+        422, "/api/sync-runs/RUN/allow-deletions", of_a_page=True
+    ),
     # A conversation, a dead letter, a deletion request nobody has: whom the route lets through is told so.
     ("GET", "/api/pages/{page_id}/conversations"): Call(
         200, f"/api/pages/{PAGE}/conversations", of_a_page=True
@@ -117,8 +160,66 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/api/webhook"): Call(403),
     ("POST", "/api/webhook"): Call(403, body=lambda _: {"object": "page", "entry": []}),
 }
-# In the table it is public, because a ticket opens it too; without one it needs a key.
-GUARDED_BY_ITSELF = {("GET", "/api/conversations/sync-stream"): "read"}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A column of the matrix: what a caller sends, and whom of the table's accesses that makes it.
+
+    A new kind of credentials is a new column here: valid, expired, and sent along with a request that
+    another site's page made.
+    """
+
+    headers: dict[str, str]
+    role: Literal["nobody", "read", "operate"]
+    elsewhere: bool = False
+    """Limited to another Page than the one of the calls."""
+    session: bool = False
+    """Of the console: it reads, and acts by the console's forms alone; these calls lack their token."""
+    cross_site: bool = False
+    """Another site's page made the browser send it."""
+
+    def may(self, route: Route) -> bool:
+        return route.access == "read" or self.role == "operate"
+
+
+def typed(key: str) -> dict[str, str]:
+    """A key that a person typed: the browser then sends it by itself."""
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{key}".encode()).decode()}
+
+
+# What a browser says of a request that another site's page made it send.
+CROSS_SITE = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+KEYS = parse_api_keys(SecretStr(API_KEYS))
+OPERATOR_KEY = next(key for key in KEYS if key.name == "operator")
+NAMESAKE = ApiKey("operator", "operate", SecretStr(marked("of-another-service")), frozenset())
+SESSIONS = Sessions(KEYS, TokenBox(TOKEN_KEY).derived_key("console session"))
+
+
+def cookie(value: str) -> dict[str, str]:
+    return {"Cookie": f"{PLAIN_COOKIE}={value}"}
+
+
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+SESSION = cookie(SESSIONS.issue(OPERATOR_KEY))
+CALLERS = {
+    "no key": Caller({}, "nobody"),
+    "wrong key": Caller(bearer(OPERATE_KEY[:-1]), "nobody"),
+    "key of another Page": Caller(bearer(ELSEWHERE_KEY), "operate", elsewhere=True),
+    "read key": Caller(bearer(READ_KEY), "read"),
+    "operate key": Caller(bearer(OPERATE_KEY), "operate"),
+    "typed key": Caller(typed(OPERATE_KEY), "nobody"),
+    "cross-site, without a key": Caller(CROSS_SITE, "nobody"),
+    "cross-site, with the typed key": Caller(CROSS_SITE | typed(OPERATE_KEY), "nobody"),
+    "session": Caller(OWN_PAGE | SESSION, "operate", session=True),
+    "session, of an old browser": Caller(SESSION, "operate", session=True),
+    "session, cross-site": Caller(CROSS_SITE | SESSION, "operate", session=True, cross_site=True),
+    "expired session": Caller(
+        OWN_PAGE | cookie(SESSIONS.issue(OPERATOR_KEY, now=time.time() - LIFETIME_SECONDS)), "nobody"
+    ),
+    "session of another key of that name": Caller(OWN_PAGE | cookie(SESSIONS.issue(NAMESAKE)), "nobody"),
+    "key as a session": Caller(OWN_PAGE | cookie(OPERATE_KEY), "nobody"),
+}
 
 
 @pytest.fixture
@@ -137,18 +238,21 @@ def name(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-def expected(route: Route, kind: str) -> int:
+def expected(route: Route, caller: Caller) -> int:
     call = CALLS[route.method, route.path]
-    access = GUARDED_BY_ITSELF.get((route.method, route.path), route.access)
-    if access == "public":
+    if route.access == "public":
         return call.status
-    if kind in ("no", "wrong"):
+    if caller.role == "nobody":
         return 401
-    if kind == "elsewhere" and call.of_a_page:
-        return 404
-    if kind == "elsewhere" and call.of_all_pages:
+    if caller.session and route.method != "GET":
+        return 403 if route.path.startswith("/console/") else 401
+    if caller.cross_site and caller.session:
+        return 401
+    if not caller.may(route):
         return 403
-    if kind == "read" and access == "operate":
+    if caller.elsewhere and call.of_a_page:
+        return 404
+    if caller.elsewhere and call.of_all_pages:
         return 403
     return call.status
 
@@ -160,45 +264,59 @@ async def test_every_route_lets_through_exactly_whom_its_access_names(
     call = CALLS[route.method, route.path]
     path = (call.path or route.path).replace("RUN", run_id)
     assert "{" not in path
-    keys = {
-        "no": None,
-        "wrong": OPERATE_KEY[:-1],
-        "elsewhere": ELSEWHERE_KEY,
-        "read": READ_KEY,
-        "operate": OPERATE_KEY,
-    }
-    for kind, key in keys.items():
+    for kind, caller in CALLERS.items():
         async with service.client.request(
             route.method,
             path,
             params=call.query(run_id) if call.query else None,
             json=call.body(run_id) if call.body else None,
-            headers=bearer(key) if key else {},
+            headers=caller.headers,
+            allow_redirects=False,
         ) as answer:
             text = await answer.text()
             headers = str(answer.headers)
-            wanted = expected(route, kind)
+            wanted = expected(route, caller)
             if wanted:
                 assert answer.status == wanted, (kind, text)
             if wanted == 401:
                 problem(json.loads(text), 401, "unauthorized")
-                schemes = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
-                assert schemes == ["Bearer", "Basic"]
+                # A scheme that browsers know would make them ask a person by themselves.
+                assert answer.headers.getall("WWW-Authenticate") == ['Bearer realm="convsync"']
             elif wanted == 403 and route.access != "public":
                 problem(json.loads(text), 403, "forbidden")
             elif wanted == 404:
                 problem(json.loads(text), 404, "not_found")
             assert answer.headers["X-Request-ID"]
+            # A page of another site cannot read it, whatever it is.
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert "Access-Control-Allow-Credentials" not in answer.headers
             for secret in SECRETS:
                 assert secret not in text, kind
                 assert secret not in headers, kind
+
+
+READS = [route for route in ROUTES if route.method == "GET"]
+
+
+@pytest.mark.parametrize("route", READS, ids=name)
+async def test_head_is_answered_as_get_without_its_body(service: Service, run_id: str, route: Route) -> None:
+    call = CALLS[route.method, route.path]
+    path = (call.path or route.path).replace("RUN", run_id)
+    for caller in (CALLERS["no key"], CALLERS["operate key"]):
+        async with service.client.head(
+            path, params=call.query(run_id) if call.query else None, headers=caller.headers
+        ) as answer:
+            wanted = 405 if route.is_stream else expected(route, caller)
+            assert answer.status == wanted or not wanted
+            assert await answer.read() == b""
+            assert answer.headers["X-Request-ID"]
 
 
 async def test_the_application_has_exactly_the_routes_of_the_table(service: Service) -> None:
     served = {
         (one.method, one.resource.canonical)
         for one in service.app.router.routes()
-        if one.resource is not None
+        if one.resource is not None and one.method != "HEAD"
     }
     listed = [(route.method, route.path) for route in ROUTES]
     assert served == set(listed) == set(CALLS)
@@ -227,32 +345,24 @@ def test_a_route_cannot_be_registered_without_an_access() -> None:
         routing.route("GET", "/forgotten")  # type: ignore[call-arg]
 
 
-def basic(user: str, password: str) -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+async def test_every_access_of_the_table_has_a_rule_here() -> None:
+    """A column decides by role: an access that is none of these would be let through by none of them."""
+    assert {route.access for route in ROUTES} == {"public", "read", "operate"}
+    assert {caller.role for caller in CALLERS.values()} == {"nobody", "read", "operate"}
 
 
-async def test_basic_is_good_for_reading_and_for_nothing_else(service: Service, run_id: str) -> None:
-    async with service.client.get("/api/pages", headers=basic("anybody", READ_KEY)) as answer:
-        assert answer.status == 200
-    async with service.client.get("/", headers=basic("", OPERATE_KEY)) as answer:
-        assert answer.status == 200
-    for wrong in (basic(READ_KEY, ""), basic("anybody", "wrong"), {"Authorization": f"Basic {READ_KEY}"}):
-        async with service.client.get("/api/pages", headers=wrong) as answer:
-            assert answer.status == 401
-    before = await service.call("GET", "/api/pages")
-    for method, path, body in [
-        ("POST", "/api/pages", {"page_id": OTHER_PAGE}),
-        ("DELETE", f"/api/pages/{PAGE}", None),
-        ("POST", "/api/conversations/sync", {"page_id": PAGE}),
-        ("POST", "/api/conversations/sync-stream", {"page_id": PAGE}),
-        ("POST", "/api/stream-tickets", {"run_id": int(run_id)}),
-        ("POST", f"/api/sync-runs/{run_id}/cancel", None),
-    ]:
-        async with service.client.request(
-            method, path, json=body, headers=basic("me", OPERATE_KEY)
-        ) as answer:
+async def test_basic_opens_nothing(service: Service, run_id: str) -> None:
+    """Browsers send it by themselves, also where another site makes them ask."""
+    for method, path in [("GET", "/"), ("GET", "/api/pages"), ("POST", f"/api/sync-runs/{run_id}/cancel")]:
+        async with service.client.request(method, path, headers=typed(OPERATE_KEY)) as answer:
             assert answer.status == 401, path
-    assert await service.call("GET", "/api/pages") == before
+
+
+async def test_a_wrong_header_is_not_made_good_by_a_session(service: Service) -> None:
+    async with service.client.get("/api/pages", headers=SESSION) as answer:
+        assert answer.status == 200
+    async with service.client.get("/api/pages", headers=SESSION | bearer("wrong")) as answer:
+        assert answer.status == 401
 
 
 def odd_headers() -> Iterator[bytes]:
@@ -325,7 +435,9 @@ async def test_no_error_repeats_the_secret_it_was_sent(service: Service) -> None
             assert answer.status == 422
             assert PAGE_TOKEN not in await answer.text()
     async with service.client.post(
-        "/api/pages", data='{"token": "' + PAGE_TOKEN + '", ', headers=OPERATOR
+        "/api/pages",
+        data='{"token": "' + PAGE_TOKEN + '", ',
+        headers={**OPERATOR, "Content-Type": "application/json"},
     ) as answer:
         assert answer.status == 400
         assert PAGE_TOKEN not in await answer.text()

@@ -23,7 +23,7 @@ select is(convsync_api.add_page('100', 'A shop', 'customer-7') - '{added_at}'::t
   '{"page_id": "100", "name": "A shop", "owner_ref": "customer-7", "token": "none", "token_error": null, "subscribed_at": null,
     "last_webhook_at": null, "conversations": 0, "messages": 0, "dead_letters": 0, "last_run": null, "budget": {"calls": 0, "calls_per_second": null, "pace": 1, "pace_reason": null,
       "usage_percent": null, "app_usage_percent": null, "response_ms": null, "blocked_until": null, "block_scope": null, "block_reason": null},
-    "last_success_at": null, "freshness": "broken", "freshness_reason": "token_missing", "synced_at": null,
+    "last_success_at": null, "freshness": "broken", "freshness_reason": "token_missing", "synced_at": null, "next_sync": null, "webhooks_last_hour": 0,
     "certificate": {"conversations": 0, "complete": 0, "whole": false, "unreadable": 0, "verified_since": null,
     "list_known": false, "list_walked_at": null, "list_run": null, "deleted": 0, "erased": 0, "purged_before": null},
     "webhook_losses": {"since": null, "grace_seconds": 900, "last_day": 0}}'::jsonb,

@@ -1,6 +1,6 @@
 -- How long a run still takes: by what is open, at the pace it was granted, and not at all where that is not known.
 begin;
-select plan(31);
+select plan(37);
 set local timezone = 'UTC';
 
 create function pg_temp.at(p_seconds numeric) returns text language sql as $$
@@ -37,6 +37,8 @@ create function pg_temp.thread(p_person integer, p_cursor text, p_next text, p_f
       'direction', 'in', 'event_type', 'message', 'at', '2026-01-01T00:00:00Z', 'text', 'x', 'observed_at', convsync_api._now())), '[]')
       from generate_series(p_from, p_to) n)) a
 $$;
+create function pg_temp.left() returns integer language sql as $$ select (convsync_api.get_sync_run(pg_temp.run()) ->> 'calls_left')::integer $$;
+create function pg_temp.pace() returns numeric language sql as $$ select (convsync_api.get_sync_run(pg_temp.run()) ->> 'calls_per_second')::numeric $$;
 create function pg_temp.eta() returns integer language sql as $$ select (convsync_api.get_sync_run(pg_temp.run()) ->> 'eta_seconds')::integer $$;
 
 -- The first walk: nobody knows how many conversations there are, but what is known in the end is told.
@@ -48,9 +50,12 @@ select is(pg_temp.eta(), null, 'takes nobody knows how long');
 select is(pg_temp.calls(0, 9), 10, 'also after calls at a known pace,');
 select ok(pg_temp.list(null, 'c1', 450, 1, 2), 'and with threads open');
 select is(pg_temp.eta(), null, 'since the list may be of any length');
+select is(pg_temp.left(), null, 'so that nobody knows how many calls it has left,');
+select is(pg_temp.pace(), 1.11, 'though its pace');
 select ok(pg_temp.list('c1', null, 10, 3, 4, 5, 6, 7, 8, 9, 10), 'once the list was read');
 -- 450 messages are 5 pages of 100, twice; then the front of the list. 10 calls in 9 seconds were granted.
 select is(pg_temp.eta(), ceil(11 / (10 / 9.0))::integer, 'it is the threads by what Graph says they have, and the front');
+select is(pg_temp.left(), 11, 'as many calls are left');
 select ok(pg_temp.thread(1, 'n0', 'n1', 1, 50), 'a page of fewer messages');
 -- 400 messages of 50 a page
 select is(pg_temp.eta(), ceil((8 + 5 + 1) / (10 / 9.0))::integer, 'tells how many pages that is');
@@ -71,6 +76,8 @@ select is(pg_temp.eta(), ceil(600 + 6 / (30 / 30.0))::integer, 'at the pace from
 select ok(pg_temp.thread(2, 'n0', null, 1, 450) and pg_temp.list(null, null), 'the rest');
 select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'succeeded', 'is done');
 select is(pg_temp.eta(), null, 'a run that has ended takes no time');
+select is(pg_temp.left(), null, 'no calls');
+select is(pg_temp.pace(), null, 'and has no pace');
 
 -- The next walk knows how many there are, and by what it has read what each costs.
 
@@ -79,6 +86,7 @@ select is(pg_temp.calls(10000, 10019), 20, 'after 20 calls');
 select ok(pg_temp.list(null, 'c1', 250, 1, 2), 'for two of ten conversations');
 -- 3 + 3 pages of these threads; for each of the other 8 a half of all that; the front again
 select is(pg_temp.eta(), ceil((6 + 8 * (20 + 6) / 2.0 + 1) / (20 / 19.0))::integer, 'knows of the other eight');
+select is(pg_temp.left(), 111, 'and of their calls');
 select is(convsync_api.cancel_sync('100', pg_temp.run()), 'cancelled', 'an incremental');
 select ok(pg_temp.at(20000) = '' and pg_temp.begin_sync('incremental') and pg_temp.calls(20000, 20009) = 10 and pg_temp.list(null, 'c1', 250, 1, 2), 'reads the list');
 select is(pg_temp.eta(), null, 'nobody knows how far');

@@ -1,6 +1,6 @@
 -- A run: begun once, carried by whoever holds its fence, resumed where it stopped, ended by its own ledger.
 begin;
-select plan(130);
+select plan(136);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -63,7 +63,7 @@ select results_eq(
   'with an owner and a lease');
 select is(convsync_api.get_sync_run(pg_temp.run()) - '{run_id}'::text[],
   '{"page_id": "100", "mode": "full", "status": "running", "reason": null, "success": false, "partial": false, "failed_batches": [],
-    "conversations_seen": 0, "conversations_changed": 0, "messages_added": 0, "unreadable": 0, "deletions_proposed": 0, "deletions_confirmed": 0, "calls": 0, "eta_seconds": null, "progress": "0", "open_threads": 0,
+    "conversations_seen": 0, "conversations_changed": 0, "messages_added": 0, "unreadable": 0, "deletions_proposed": 0, "deletions_confirmed": 0, "calls": 0, "eta_seconds": null, "calls_left": null, "calls_per_second": null, "progress": "0", "open_threads": 0,
     "started_at": "2026-03-01T12:00:00+00:00", "finished_at": null, "request_id": "req-1"}'::jsonb, 'and a document with every field');
 select is(jsonb_typeof(convsync_api.get_sync_run(pg_temp.run()) -> 'run_id'), 'string', 'in which a number that names something is a string');
 select is(pg_temp.error_of('select convsync_api.get_sync_run(-1)'), 'ZC001 | there is no run N', 'a run that is not there is not found');
@@ -287,6 +287,18 @@ select is(convsync_api.finish_sync('100', pg_temp.run(), pg_temp.fence()), 'part
 select is(pg_temp.retried(null, '{"class": "listing", "entry": "listing_refused"}'),
   '{"reason": "listing_refused", "status": "partial"}: t_1, t_2, t_3, t_4, t_5, t_6', 'unless it is the list that is refused');
 select is(pg_temp.error_of($$select convsync_api.cancel_sync('100', -1)$$), 'ZC001 | Page 100 has no run N', 'a run that is not there cannot be cancelled');
+
+-- The runs of a Page
+
+create function pg_temp.listed(p_before bigint, p_limit integer) returns bigint[] language sql as $$
+  select array_agg((r ->> 'run_id')::bigint) from jsonb_array_elements(convsync_api.list_sync_runs('100', p_before, p_limit) -> 'runs') r
+$$;
+select is(pg_temp.listed(null, 200), (select array_agg(run_id order by run_id desc) from convsync.sync_runs where page_id = '100'), 'all runs are listed, newest first');
+select is(convsync_api.list_sync_runs('100') -> 'runs' -> 0, convsync_api.get_sync_run(pg_temp.run()), 'each as get_sync_run gives it');
+select is(pg_temp.listed(null, 2) || pg_temp.listed((convsync_api.list_sync_runs('100', null, 2) ->> 'next')::bigint, 200), pg_temp.listed(null, 200), 'and part by part');
+select is(convsync_api.list_sync_runs('100', 0), '{"runs": [], "next": null}'::jsonb, 'to the first');
+select is(pg_temp.error_of($$select convsync_api.list_sync_runs('999')$$), 'ZC001 | there is no Page 999', 'of a Page that is there');
+select is(jsonb_array_length(convsync_api.list_sync_runs('100', null, 0) -> 'runs'), 1, 'one at least');
 
 -- What apply_sync_page refuses
 

@@ -1,6 +1,6 @@
 -- Which syncs are due, how fresh a Page is, how long a run still takes: all of it by the clock, which is moved here.
 begin;
-select plan(96);
+select plan(101);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -43,6 +43,11 @@ begin
   perform pg_temp.begin_sync(p_mode);
   return pg_temp.finish(p_failure);
 end $$;
+-- what is due next, and in how many minutes
+create function pg_temp.next() returns text language sql as $$
+  select coalesce(d -> 'next_sync' ->> 'mode' || ' in ' || round(extract(epoch from (d -> 'next_sync' ->> 'due_at')::timestamptz - convsync_api._now()) / 60), 'nothing')
+  from convsync_api.get_page('100') d
+$$;
 create function pg_temp.freshness(p_minutes numeric) returns text language plpgsql as $$
 declare
   v_page jsonb;
@@ -58,22 +63,26 @@ select throws_ok('select convsync_api.set_sync_schedule(-1, 0)', 'ZC003', null, 
 select throws_ok('select convsync_api.set_sync_schedule(0, null)', 'ZC003', null, 'nor unknown');
 select lives_ok($$select convsync_api.add_page('100', p_token_sealed => '\x01', p_token_key_id => 'k')$$, 'a Page with a token');
 select is(pg_temp.due(13), 'nothing', 'is not synced at once');
+select matches(pg_temp.next(), '^full in [0-4]$', 'but is said to be soon');
 select is(pg_temp.due(17), '100 full', 'but after an interval, by default of 15 minutes, and wholly');
 select is(pg_temp.due(17, 'incremental', 'reconcile'), 'nothing', 'if somebody here can');
 select is(pg_temp.due(17, 'full', 'incremental'), '100 full', 'as most can');
 select lives_ok('select convsync_api.set_sync_schedule(3600, 86400)', 'the interval is set to an hour');
 select is(pg_temp.due(53), 'nothing', 'so it is later');
 select is(pg_temp.due(67), '100 full', 'by 10 % more or less');
+select matches(pg_temp.next(), '^full in -[0-9]+$', 'and was to be by now');
 select ok(pg_temp.due_from('full') between 54 and 66, 'from one moment on');
 select is(pg_temp.due(pg_temp.due_from('full') - 0.01) || ', ' || pg_temp.due(pg_temp.due_from('full')), 'nothing, 100 full', 'and not before');
 select lives_ok('select convsync_api.set_sync_schedule(0, 86400)', '0');
 select is(pg_temp.due(100000), 'nothing', 'is never');
+select is(pg_temp.next(), 'nothing', 'and planned for no time');
 select lives_ok('select convsync_api.set_sync_schedule(900, 86400)', 'back to 15 minutes');
 
 -- Who cannot be synced
 
 select lives_ok($$select convsync_api.mark_token('100', 'invalid', 'expired')$$, 'a dead token');
 select is(pg_temp.due(17), 'nothing', 'syncs nothing');
+select is(pg_temp.next(), 'nothing', 'nor later');
 select lives_ok($$select convsync_api.mark_token('100', 'valid')$$, 'a valid one');
 select is(pg_temp.due(17), '100 full', 'does');
 select lives_ok($$select convsync_api.remove_page('100')$$, 'a Page that was removed');
@@ -88,6 +97,7 @@ select ok((select fence = 1 from convsync_api.begin_due_sync('100', 'full', 'a',
 select is(convsync_api.get_sync_run(pg_temp.run()) ->> 'request_id', 'req', 'for whom it says');
 select is_empty($$select * from convsync_api.begin_due_sync('100', 'full', 'b', 15)$$, 'once');
 select is(pg_temp.due(17), 'nothing', 'nothing is due beside it');
+select is(pg_temp.next(), 'nothing', 'nor planned after it, since that depends on how it ends');
 select lives_ok($$select convsync_api.pause_sync('100', pg_temp.run(), pg_temp.fence(), 'deadline')$$, 'also while it is paused:');
 select is(pg_temp.due(10000), 'nothing', 'it goes on by itself');
 select is(pg_temp.at(17), '', 'as it does');

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from psycopg.errors import CheckViolation
 from structlog.testing import capture_logs
 
 from convsync import facts
+from convsync.observe import problems
 from convsync.simulator.messages import Message
 from convsync.simulator.population import Conversation
-from sync.application import service
+from sync.application import API_KEY, service
 from sync.world import FastTime, World, open_world
 
 HOUR_AGO = timedelta(hours=1)
@@ -271,20 +274,58 @@ async def test_too_many_are_no_credible_news(many: World) -> None:
         )
 
 
-async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(many: World, tmp_path: Path) -> None:
+async def test_the_operator_is_told_of_too_many_and_of_the_end_of_it(
+    many: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problems, "LOOK_SECONDS", 0.02)
     removed = remove(many, 60)
     async with service(many, tmp_path) as (_, runner):
         with capture_logs() as logs:
+
+            async def told(number: int) -> list[tuple[str, str, set[str]]]:
+                """What was, once it is that much and the database knows of it."""
+                async with asyncio.timeout(30):
+                    while True:
+                        alerts = [one for one in logs if one["event"] == "alert"]
+                        waiting = "select count(*) from convsync.alerts where told_at is null"
+                        if len(alerts) >= number and await many.value(waiting) == 0:
+                            return [(one["alert"], one["state"], set(one["details"])) for one in alerts]
+                        await asyncio.sleep(0.02)
+
             assert (await runner.run(many.page_id, "full")).reason == "deletion_breaker"
+            firing = ("deletions_held_back", "firing", {"page_id", "run_id", "mode"})
+            assert await told(1) == [firing]
             assert (await runner.run(many.page_id, "incremental")).status == "succeeded"
             for conversation in removed:
                 many.simulator.population.new_message(conversation, "in", "Here I am again")
             assert (await runner.run(many.page_id, "full")).status == "succeeded"
-    told = [(one["alert"], one["state"], one["details"].keys()) for one in logs if one["event"] == "alert"]
-    assert told == [
-        ("deletions_held_back", "firing", {"page_id", "run_id"}),
-        ("deletions_held_back", "resolved", {"page_id", "run_id"}),
-    ]
+            resolved = ("deletions_held_back", "resolved", {"page_id", "run_id", "mode"})
+            assert await told(2) == [firing, resolved]
+
+
+async def test_what_a_person_has_allowed_the_retry_of_the_run_asks_for(many: World, tmp_path: Path) -> None:
+    removed = {one.thread_id for one in remove(many, 60)}
+    async with (
+        service(many, tmp_path) as (address, runner),
+        ClientSession(headers={"Authorization": f"Bearer {API_KEY}"}) as client,
+    ):
+        run_id = (await runner.run(many.page_id, "full")).run_id
+
+        async def post(what: str) -> tuple[int, dict[str, Any]]:
+            async with client.post(f"{address}/api/sync-runs/{run_id}/{what}") as answer:
+                return answer.status, await answer.json(content_type=None)
+
+        status, problem = await post("retry")
+        assert (status, "holds back the deletion of 60 conversations" in str(problem)) == (422, True)
+        assert await post("allow-deletions") == (
+            200,
+            {"page_id": many.page_id, "run_id": str(run_id), "conversations": 60},
+        )
+        status, run = await post("retry?wait=60")
+        assert (status, run["status"], run["deletions_confirmed"]) == (200, "succeeded", 60)
+        status, problem = await post("allow-deletions")
+        assert (status, "it holds no deletions back" in str(problem)) == (422, True)
+    assert await gone(many) == removed
 
 
 async def test_permission_lost_while_confirming_marks_nothing(many: World) -> None:

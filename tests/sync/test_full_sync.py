@@ -468,7 +468,7 @@ async def test_two_calls_per_second_are_never_exceeded(database: Any) -> None:
 
 async def test_graph_that_cannot_be_reached_pauses_the_run_where_it_is(database: Any) -> None:
     """An outage says nothing of the page that was asked for: no failed batch, no walk from the front."""
-    async with open_world(database, clock=FastTime(1000)) as world:
+    async with open_world(database, clock=FastTime(1000), max_conversations_per_call=25) as world:
         reachable = world.graph._base
 
         def unplug(number: int, call: Any) -> None:

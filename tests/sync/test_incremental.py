@@ -367,6 +367,29 @@ async def test_thread_that_failed_is_taken_up_by_the_next_however_far_down_it_is
         assert world.calls() == 1
 
 
+async def test_threads_of_a_retry_that_was_cancelled_are_taken_up_too(database: Any) -> None:
+    async with open_world(
+        database,
+        clock=FastTime(1),
+        messages=30.0,
+        max_conversations_per_call=4,
+        max_messages_per_call=20,
+        **past(),
+    ) as world:
+        thread = max(newest_first(world)[30:], key=lambda one: one.message_count)
+        world.simulator.faults.add(f"/{thread.thread_id}/messages", "error", code=2)
+        run_id = (await world.sync()).run_id
+        await world.store.retry_sync(page_id=world.page_id, run_id=run_id, owner="somebody")
+        assert await world.store.cancel_sync(page_id=world.page_id, run_id=run_id) == "cancelled"
+        world.simulator.faults.clear()
+        world.simulator.calls.reset()
+
+        assert (await world.sync("incremental")).status == "succeeded"
+
+        assert world.calls(LIST_CALL) == 1
+        await assert_exact(world)
+
+
 async def test_thread_that_failed_and_is_gone_since_is_not_asked_for_for_ever(database: Any) -> None:
     async with open_world(
         database,

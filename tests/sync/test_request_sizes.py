@@ -27,7 +27,8 @@ async def test_no_process_makes_a_request_again_that_another_was_refused(
 ) -> None:
     """A sync that stops in its middle, the process that goes on with it, a check, and another sync."""
     async with inbox(database) as world, commands(world, tmp_path) as cli:
-        world.simulator.faults.plant({"match": rf"{LIST_CALL}.*limit=(25|12|6)&.*messages", **TOO_MUCH})
+        large = rf"{LIST_CALL}.*limit=(200|100|50|25|12|6)&.*messages"
+        world.simulator.faults.plant({"match": large, **TOO_MUCH})
         world.simulator.faults.plant({"match": r"/messages\?.*limit=(100|50)&", **TOO_MUCH})
         code, _, err = await cli.run("sync", world.page_id, "--deadline", "1", CONVSYNC_CALLS_PER_SECOND="8")
         assert code == 3, err
@@ -52,7 +53,7 @@ async def test_no_sync_asks_again_for_changes_that_were_too_much(database: Any) 
         assert list(refused(world).values()) == [1, 1, 1]
         world.simulator.calls.reset()
         assert (await world.sync()).status == "succeeded"
-        assert [query for path, query in asked(world) if LIST_CALL in path and "limit=25&" in query]
+        assert [query for path, query in asked(world) if LIST_CALL in path and "limit=200&" in query]
 
 
 async def test_person_too_heavy_to_be_listed_with_messages_is_asked_for_so_once(database: Any) -> None:
@@ -77,14 +78,14 @@ async def test_size_grows_back_and_a_place_that_was_refused_keeps_its_own(databa
     """Only the front is heavy: what comes after it is asked for at full size again."""
     async with open_world(database, conversations=12, messages=5.0, max_conversations_per_call=1) as world:
         world.simulator.faults.plant(
-            {"match": rf"{LIST_CALL}\?(?!.*after=).*limit=(25|12|6|3)&.*messages", **TOO_MUCH}
+            {"match": rf"{LIST_CALL}\?(?!.*after=).*limit=(200|100|50|25)&.*messages", **TOO_MUCH}
         )
         for _ in range(3):
             outcome = await world.sync(concurrency=1)
             assert outcome.status == "succeeded"
         assert max(refused(world).values()) == 1
         last = [query for path, query in asked(world) if LIST_CALL in path][-12:]
-        assert [query for query in last if "limit=25&" in query]
+        assert [query for query in last if "limit=200&" in query]
 
 
 async def test_one_conversation_too_heavy_for_a_live_read_is_read_without_messages_from_then_on(
@@ -106,7 +107,7 @@ async def test_one_conversation_too_heavy_for_a_live_read_is_read_without_messag
 async def test_place_is_kept_as_a_digest(database: Any, kind: str) -> None:
     async with inbox(database) as world:
         match = LIST_CALL if kind == "list" else "/messages"
-        world.simulator.faults.plant({"match": rf"{match}\?.*limit=(100|25)&", **TOO_MUCH})
+        world.simulator.faults.plant({"match": rf"{match}\?.*limit=(200|100)&", **TOO_MUCH})
         assert (await world.sync()).status == "succeeded"
         kept = await world.rows(
             "select kind, encode(place_digest, 'escape') as place from convsync.refused_requests"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from convsync.errors import AlreadyRunning
+from convsync.store import Store
 from convsync.sync.runner import SyncRunner
 from sync.application import ended, supervised
 from sync.world import LIST_CALL, World, open_world
@@ -104,6 +105,31 @@ async def test_a_token_that_died_on_the_way_is_replaced_and_the_run_goes_on(worl
     run = await retried(world, world.runner(), int(failed["run_id"]))
     assert run["status"] == "succeeded"
     assert (await world.verdict()).clean
+
+
+@pytest.mark.parametrize("state", ["valid", "invalid"])
+async def test_nothing_is_said_of_a_token_that_was_stored_in_that_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Between an answer to the old token and the note of it."""
+    mark = Store.mark_token
+
+    async def stored_before(store: Store, **arguments: Any) -> None:
+        if arguments["state"] == state:
+            page = world.simulator.page
+            await store.add_page(
+                page_id=page.page_id,
+                token_sealed=world.box.seal(page.page_id, page.token),
+                token_key_id=world.box.key_id,
+            )
+        await mark(store, **arguments)
+
+    monkeypatch.setattr(Store, "mark_token", stored_before)
+    if state == "invalid":
+        world.on_call(lambda number, call: world.simulator.state.tokens.clear() if number == 4 else None)
+    outcome = await world.sync(concurrency=1)
+    assert (outcome.status == "succeeded") is (state == "valid")
+    assert (await world.store.get_page(page_id=world.page_id))["token"] == "unchecked"
 
 
 async def test_of_two_who_retry_at_once_one_is_told_of_the_other(world: World) -> None:

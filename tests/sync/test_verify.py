@@ -484,6 +484,14 @@ async def test_throttled_answer_is_waited_for(database: Any) -> None:
         assert pauses[1] > 8  # after the second call: 10 seconds, less what the measuring costs
 
 
+async def test_list_that_meta_refuses_as_such_is_named(world: World) -> None:
+    world.simulator.faults.add("", "refuse_listing")
+    with pytest.raises(GraphError) as refused:
+        await verify(world)
+    assert refused.value.rule.name == "listing_refused"
+    assert "does not list this Page's conversations" in refused.value.explained()
+
+
 async def test_list_that_cannot_be_read_is_an_error_and_no_verdict(world: World) -> None:
     world.simulator.faults.add(LIST_CALL, "error", code=190, message="Session has expired", http=401)
     with pytest.raises(GraphError, match="token"):

@@ -44,8 +44,8 @@ except RuntimeError:
 """
 
 
-def written(style: Literal["console", "json"]) -> str:
-    script = LOGGED.replace("STYLE", repr(style))
+def written(style: Literal["console", "json"], script: str = LOGGED) -> str:
+    script = script.replace("STYLE", repr(style))
     done = subprocess.run(  # noqa: S603 - this interpreter
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, timeout=60
     )
@@ -86,3 +86,31 @@ def test_json_is_one_document_per_line() -> None:
     assert lines[2]["error"]["next"] == ["access_token=[redacted]", ["[redacted]"]]
     assert "Traceback" in lines[4]["exception"]
     assert "RuntimeError" in lines[6]["exception"]
+
+
+def test_each_line_of_json_tells_whose_it_is_or_that_it_is_nobodys() -> None:
+    lines: list[dict[str, Any]] = [json.loads(line) for line in written("json").splitlines()]
+    assert all({"request_id", "run_id", "page_id"} <= line.keys() for line in lines)
+    assert [line["page_id"] for line in lines] == ["104", *[None] * 6]
+    assert {line["run_id"] for line in lines} == {None}
+    assert "None" not in written("console").splitlines()[0].partition("plain")[2].replace("nothing=None", "")
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_an_id_is_text_and_one_in_an_alerts_details_stands_at_the_top_too(
+    style: Literal["console", "json"],
+) -> None:
+    script = """
+import structlog
+from convsync.observe.logging import configure
+configure(STYLE)
+structlog.get_logger("test").error("alert", details={"page_id": "104", "run_id": "9"})
+structlog.get_logger("test").error("run", run_id=9, page_id=104)
+"""
+    for line in written(style, script).splitlines():
+        if style == "json":
+            document = json.loads(line)
+            assert (document["page_id"], document["run_id"], document["request_id"]) == ("104", "9", None)
+        else:
+            assert "page_id=104" in line
+            assert "run_id=9" in line

@@ -125,7 +125,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert (settings.graph_url, settings.graph_version) == ("https://graph.facebook.com", "v26.0")
     assert (settings.calls_per_second, settings.log_format) == (2.0, "console")
     assert (settings.reconcile_depth, settings.loss_grace) == (7 * 86400, 900)
-    assert (settings.dead_letter_days, settings.changes_days) == (30, 30)
+    assert (settings.dead_letter_days, settings.changes_days, settings.sync_run_days) == (30, 30, 90)
     assert settings.embedded
     assert settings.on_loopback
     assert settings.app_secret is settings.verify_token is settings.api_keys is settings.token_key is None
@@ -145,7 +145,7 @@ def test_the_environment_comes_before_the_file_and_an_empty_value_counts_as_unse
     assert settings.app_secret == SecretStr("from-the-file")
 
 
-@pytest.mark.parametrize("name", ["dead_letter_days", "changes_days"])
+@pytest.mark.parametrize("name", ["dead_letter_days", "changes_days", "sync_run_days"])
 @pytest.mark.parametrize("days", ["0", "-1", "3651", "soon"])
 def test_a_retention_is_a_day_or_more(name: str, days: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"CONVSYNC_{name.upper()}", days)

@@ -96,6 +96,20 @@ def test_sizes_are_skewed_with_the_mean_that_was_asked_for() -> None:
     assert sizes[0] >= 1
 
 
+def test_one_thread_may_be_longer_than_the_mean_would_have_it_and_all_others_stay_as_they_are() -> None:
+    usual = population(conversations=100, mean=5)
+    giant = Population(PAGE, 1, 100, 5, DEFAULT_NOW, clock=lambda: WALL, longest=20_000)
+    sizes = [
+        (one.size, other.size) for one, other in zip(usual.conversations, giant.conversations, strict=True)
+    ]
+    ((usual_longest, longest),) = [(one, other) for one, other in sizes if one != other]
+    assert (longest, usual_longest) == (20_000, max(one for one, _ in sizes))
+    thread = max(giant.conversations, key=lambda one: one.size)
+    shown = giant.all_messages(thread)
+    assert len({message.message_id for message in shown}) == 20_000
+    assert sorted(message.key for message in shown) == [message.key for message in shown]
+
+
 def test_a_hundred_thousand_conversations_start_at_once() -> None:
     started = time.process_time()
     inbox = population(conversations=100_000, mean=30)

@@ -141,6 +141,7 @@ class Store:
         self.people: dict[str, Any] = {}
         self.token = Token(b"sealed")
         self.token_marks: list[str] = []
+        self.marked_tokens: list[bytes | None] = []
         self.failed: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
         self.restarts: list[tuple[str, str | None]] = []
@@ -255,9 +256,12 @@ class Store:
         await self._enter("page_token")
         return self.token
 
-    async def mark_token(self, *, page_id: str, state: str, error: str | None) -> None:
+    async def mark_token(
+        self, *, page_id: str, state: str, error: str | None, token_sealed: bytes | None
+    ) -> None:
         await self._enter("mark_token")
         self.token_marks.append(state)
+        self.marked_tokens.append(token_sealed)
 
     async def get_sync_run(self, *, run_id: int) -> dict[str, Any]:
         await self._enter("get_sync_run")
@@ -445,13 +449,13 @@ def once(fault: Fault, times: int = 1) -> Fault:
 
 
 async def test_every_message_of_every_thread_is_read_exactly_once(clock: Clock) -> None:
-    it = world(clock, [3, 100, 25, 500, 0, 130] * 20)
+    it = world(clock, [3, 100, 25, 500, 0, 130] * 70)
     outcome = await it.run()
     assert outcome == Outcome(1, "succeeded", None)
     assert it.store.messages == it.graph.all_messages()
-    assert len(it.store.people) == 120
-    # 5 pages of the list; per six threads 4 + 1 further pages of messages
-    assert len(it.graph.calls) == 5 + 20 * (4 + 1)
+    assert len(it.store.people) == 420
+    # 3 pages of the list; per six threads 4 + 1 further pages of messages
+    assert len(it.graph.calls) == 3 + 70 * (4 + 1)
     assert len(it.store.records) == len(it.graph.calls) == len(it.store.grants)
     assert it.store.token_marks == ["valid"]
 
@@ -570,7 +574,7 @@ async def test_too_much_data_is_halved_and_never_asked_for_twice(clock: Clock) -
     assert it.store.messages == it.graph.all_messages()
     refused = [(call.after, call.limit) for call in it.graph.calls if call.limit > 3 and call.nested]
     assert len(refused) == len(set(refused))
-    assert [limit for _, limit in refused[:3]] == [25, 12, 6]
+    assert [limit for _, limit in refused[:3]] == [200, 100, 50]
 
 
 async def test_a_refused_size_is_not_asked_for_again_though_others_succeed_with_it(clock: Clock) -> None:
@@ -594,7 +598,7 @@ async def test_a_list_too_heavy_at_any_size_is_read_without_messages(clock: Cloc
     it.graph.faults.append(lambda path, params: error(1, REDUCE) if params["nested"] else None)
     assert (await it.run()).status == "succeeded"
     assert it.store.messages == it.graph.all_messages()
-    assert [call.limit for call in it.graph.calls if call.nested] == [25, 12, 6, 3, 1]
+    assert [call.limit for call in it.graph.calls if call.nested] == [200, 100, 50, 25, 12, 6, 3, 1]
     threads = [call.path for call in it.graph.calls if call.path.startswith("t_")]
     assert sorted(threads) == ["t_0/messages", "t_1/messages", "t_1/messages", "t_3/messages"]
 
@@ -617,19 +621,19 @@ async def test_a_message_too_heavy_by_itself_is_asked_for_once_at_the_smallest_s
 async def test_a_page_that_times_out_again_is_made_smaller(clock: Clock) -> None:
     it = world(clock, [2] * 30)
     it.graph.faults.append(
-        lambda path, params: GraphError("no answer", type=TIMEOUT) if params["limit"] > 20 else None
+        lambda path, params: GraphError("no answer", type=TIMEOUT) if params["limit"] > 120 else None
     )
     assert (await it.run()).status == "succeeded"
-    assert [call.limit for call in it.graph.calls][:3] == [25, 25, 12]
+    assert [call.limit for call in it.graph.calls][:3] == [200, 200, 100]
 
 
 async def test_a_dead_cursor_starts_that_list_again_from_its_front(clock: Clock) -> None:
-    it = world(clock, [2] * 120)
+    it = world(clock, [2] * 420)
     it.graph.faults.append(
         once(lambda path, params: error(2642, "Invalid cursors values") if params.get("after") else None)
     )
     assert (await it.run()).status == "succeeded"
-    assert it.store.restarts == [("", "25")]
+    assert it.store.restarts == [("", "200")]
     assert set(it.store.messages) == set(it.graph.all_messages())
 
 
@@ -663,6 +667,7 @@ async def test_a_dead_token_stops_the_page_and_says_so(clock: Clock) -> None:
     )
     assert await it.run() == Outcome(1, "failed", "token_invalid")
     assert it.store.token_marks == ["valid", "invalid"]
+    assert it.store.marked_tokens == [b"sealed", b"sealed"]
     assert len(it.graph.calls) <= 1 + 3
     assert it.store.failed == []
 

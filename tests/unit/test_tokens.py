@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convsync.tokens import TokenBox, TokenKeyError, key_from_file, new_key
-from secrets_hunt import marked
+from secrets_hunt import marked, marked_key
 
 PAGE = "104000000000001"
 TOKEN = marked("EAAtestPageToken")
@@ -127,3 +127,15 @@ def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path: Path) ->
     path = tmp_path / "token_key"
     (tmp_path / f"token_key.{os.getpid()}").write_text("half", encoding="ascii")
     assert key_from_file(path) == path.read_text(encoding="ascii").strip()
+
+
+def test_a_key_derived_for_something_else_is_the_same_everywhere_and_tells_nothing_of_the_tokens_key() -> (
+    None
+):
+    key = marked_key()
+    derived = TokenBox(key).derived_key("one purpose")
+    assert derived == TokenBox(key).derived_key("one purpose")
+    assert len(derived) == 32
+    assert derived != TokenBox(key).derived_key("another purpose")
+    assert derived != TokenBox(marked_key(100)).derived_key("one purpose")
+    assert derived != base64.urlsafe_b64decode(key)

@@ -126,8 +126,8 @@ CATALOGUE: Final[tuple[Rule, ...]] = (
         "listing_refused",
         _C.LISTING,
         "Meta does not list this Page's conversations, not even one at a time, and answers for the Page "
-        "otherwise: so it does with very busy Pages. Whoever is mirrored was read one by one and webhooks go "
-        "on; whom they never told of is not found. Sync again when there is less traffic.",
+        "otherwise: so it does with very busy Pages. A sync then reads whoever is mirrored one by one, and "
+        "webhooks go on; whom they never told of is not found. Try again when there is less traffic.",
         type=LISTING_REFUSED,
     ),
     # Asked for too much. Before everything else of code 1, whatever the subcode or the status.

@@ -40,6 +40,7 @@ from convsync.graph.catalogue import (
 )
 from convsync.graph.errors import GraphError, read_error, readable_id
 from convsync.graph.usage import Usage, read_usage
+from convsync.observe.measures import GraphMeasures
 
 _log = structlog.get_logger(__name__)
 
@@ -121,6 +122,7 @@ class GraphClient:
         max_bytes: int = 32 * _MIB,
         connections: int = 32,
         now: Callable[[], float] = time.time,
+        measures: GraphMeasures | None = None,
     ) -> None:
         self.version = version.strip("/")
         self._base = f"{url.rstrip('/')}/{self.version}"
@@ -132,6 +134,7 @@ class GraphClient:
         self._max_bytes = max_bytes
         self._connections = connections
         self._now = now
+        self._measures = measures if measures is not None else GraphMeasures()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> GraphClient:
@@ -169,6 +172,17 @@ class GraphClient:
         return await self._send("POST", path, params, token)
 
     async def _send(self, method: str, path: str, params: Mapping[str, str | int], token: str) -> GraphAnswer:
+        try:
+            answer = await self._attempt(method, path, params, token)
+        except GraphError as error:
+            self._measures.called(path, error.http_status, error.error_class.value, error.ms / 1000)
+            raise
+        self._measures.called(path, answer.status, "", answer.ms / 1000)
+        return answer
+
+    async def _attempt(
+        self, method: str, path: str, params: Mapping[str, str | int], token: str
+    ) -> GraphAnswer:
         if self._session is None:
             raise RuntimeError("GraphClient is not open")
         if not _NEVER_IN_ADDRESS.isdisjoint(params):

@@ -5,8 +5,11 @@ and never raise. What is told goes to a log line in any case and, if there is a 
 
     {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details"}
 
-`details` holds numbers, ids and error codes; never a message's text, a person's name or a secret. What
-fires is kept in memory: a process that is restarted tells again of what still goes on.
+`details` holds numbers, ids and error codes; never a message's text, a person's name or a secret.
+
+What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and
+a process that is restarted tells again of what still goes on. What is wrong with a Page (`PROBLEMS`) is found
+and remembered by the database, for all processes together; `observe.problems` has it told by `tell`.
 """
 
 from __future__ import annotations
@@ -64,15 +67,60 @@ EVENTS_REFUSED_BY_DATABASE: Final = Cause(
     quiet=60.0,
     again=86_400.0,
 )
-DELETIONS_HELD_BACK: Final = Cause(
-    "deletions_held_back",
-    "More conversations are missing from a Page's list than is credible. None of them was marked as deleted.",
-    "Look at the Page in Meta's inbox and at the token's permissions. If they are really gone,"
-    " allow_deletions lets the next full or reconciling sync ask for each of them.",
-    quiet=0.001,  # a whole walk of the list is between the two
-    again=86_400.0,
-)
-CAUSES: Final = (EVENT_WRITES_FAILING, EVENTS_REFUSED_BY_DATABASE, DELETIONS_HELD_BACK)
+CAUSES: Final = (EVENT_WRITES_FAILING, EVENTS_REFUSED_BY_DATABASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a Page, by the name that the database has for it."""
+
+    name: str
+    summary: str
+    remedy: str
+
+
+PROBLEMS: Final = {
+    problem.name: problem
+    for problem in (
+        Problem(
+            "token_invalid",
+            "Meta refuses the token of a Page. Nothing of the Page is read until it has another.",
+            "Make a new token for the Page, then: convsync page add PAGE_ID --token-stdin.",
+        ),
+        Problem(
+            "sync_failed",
+            "A sync of a Page failed. What it had read is kept; the mirror is as old as the last one that"
+            " succeeded.",
+            "convsync status PAGE_ID shows why. Once that is mended: convsync sync PAGE_ID --retry RUN_ID.",
+        ),
+        Problem(
+            "sync_partial",
+            "A sync of a Page could not read everything, after all its retries. The rest is stored.",
+            "convsync status PAGE_ID shows what is left and why; convsync sync PAGE_ID --retry RUN_ID reads"
+            " it again.",
+        ),
+        Problem(
+            "deletions_held_back",
+            "More conversations are missing from a Page's list than is credible. None of them was marked as"
+            " deleted.",
+            "Look at the Page in Meta's inbox and at the token's permissions. If they are really gone,"
+            " `convsync deletions allow PAGE_ID RUN_ID` lets a retry of that run ask for each of them.",
+        ),
+        Problem(
+            "webhooks_silent",
+            "A sync found messages of a Page that no webhook told, and none has come since.",
+            "Look at the webhook's address in the app's settings and at the proxy before the service, then:"
+            " convsync page subscribe PAGE_ID.",
+        ),
+        Problem(
+            "sync_overdue",
+            "No sync of a Page has succeeded for long, and none has failed: it is not begun, or does not go"
+            " on.",
+            "Is a convsync serve running? \\i sql/ops/stuck_syncs.sql in convsync psql shows what does not go"
+            " on.",
+        ),
+    )
+}
 
 
 @dataclass(slots=True)
@@ -152,18 +200,7 @@ class Alerter:
         self, cause: Cause, page_id: str | None, standing: _Standing, state: Literal["firing", "resolved"]
     ) -> None:
         details = standing.details if page_id is None else {"page_id": page_id, **standing.details}
-        notice: Json = {
-            "alert": cause.name,
-            "state": state,
-            "since": standing.since.isoformat(),
-            "summary": cause.summary,
-            "remedy": cause.remedy,
-            "details": details,
-        }
-        if state == "firing":
-            _log.error("alert", **notice)
-        else:
-            _log.info("alert", **notice)
+        notice = _logged(cause, state, standing.since, details)
         if self._post is None:
             return
         try:
@@ -172,21 +209,34 @@ class Alerter:
             self.dropped += 1
             _log.error("alert_dropped", alert=cause.name, state=state, waiting=self._waiting.qsize())
 
+    async def tell(
+        self, problem: Problem, state: Literal["firing", "resolved"], since: datetime, details: Json
+    ) -> bool:
+        """Tell of what somebody else keeps; whether it was told, to whoever there is."""
+        notice = _logged(problem, state, since, details)
+        return self._post is None or await self._deliver(notice)
+
     async def run(self) -> None:
         """Send what there is to tell, one notice after the other, until cancelled."""
         while True:
             notice = await self._waiting.get()
             try:
-                if await self._send(notice):
-                    self.sent += 1
-                else:
-                    self.failed += 1
-            except Exception as error:
-                # It must not end the service it reports about. Not its text: that may hold the URL.
-                self.failed += 1
-                _log.error("alert_not_sent", alert=notice["alert"], error=type(error).__name__)
+                await self._deliver(notice)
             finally:
                 self._waiting.task_done()
+
+    async def _deliver(self, notice: Json) -> bool:
+        try:
+            sent = await self._send(notice)
+        except Exception as error:
+            # It must not end the service it reports about. Not its text: that may hold the URL.
+            sent = False
+            _log.error("alert_not_sent", alert=notice["alert"], error=type(error).__name__)
+        if sent:
+            self.sent += 1
+        else:
+            self.failed += 1
+        return sent
 
     async def drain(self, seconds: float) -> None:
         """Return when everything was sent or given up, or after `seconds`."""
@@ -219,6 +269,25 @@ class Alerter:
                 return False
             await self._sleep(self._random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)))
         return False
+
+
+def _logged(
+    what: Cause | Problem, state: Literal["firing", "resolved"], since: datetime, details: Json
+) -> Json:
+    """The notice, once it is in the log."""
+    notice: Json = {
+        "alert": what.name,
+        "state": state,
+        "since": since.astimezone(UTC).isoformat(),
+        "summary": what.summary,
+        "remedy": what.remedy,
+        "details": details,
+    }
+    if state == "firing":
+        _log.error("alert", **notice)
+    else:
+        _log.info("alert", **notice)
+    return notice
 
 
 @asynccontextmanager

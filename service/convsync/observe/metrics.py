@@ -1,7 +1,8 @@
 """What /metrics serves: plain counters, made into Prometheus' text when somebody asks.
 
 The write path serves thousands of deliveries a second, so it only adds to integers; a collector of the
-application's own registry reads them at scrape time. `docs/metrics.md` describes each metric.
+application's own registry reads them at scrape time, beside what `measures` counts there and what the
+database knows (`page_metrics`). `docs/metrics.md` describes each metric.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from convsync.errors import ConvsyncError
+from convsync.facts import Json
 from convsync.observe.alerts import CAUSES, Alerter
 from convsync.observe.families import Family, to_families, to_metrics
+from convsync.observe.measures import Measures
+from convsync.observe.page_metrics import CertificateNumbers, certificate_metrics, page_metrics
 from convsync.store import Metrics, Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -151,6 +155,7 @@ class DatabaseNumbers:
         self._asking = asyncio.Lock()
         self._asked: float | None = None
         self.known: Metrics | None = None
+        self.pages: Json | None = None
 
     async def refresh(self) -> None:
         """Ask again, if what is known has become old."""
@@ -161,13 +166,24 @@ class DatabaseNumbers:
                 async with asyncio.timeout(self._patience):
                     self.known = await self._store.metrics()
             except (ConvsyncError, TimeoutError) as error:
-                self.known = None
+                self.known = self.pages = None
                 _log.warning("metrics_without_database", error=type(error).__name__)
+            else:
+                await self._refresh_pages()
             self._asked = time.monotonic()
+
+    async def _refresh_pages(self) -> None:
+        """Of very many Pages this takes longer, which says nothing of the database."""
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                self.pages = await self._store.page_metrics()
+        except (ConvsyncError, TimeoutError) as error:
+            self.pages = None
+            _log.warning("metrics_without_pages", error=type(error).__name__)
 
 
 class ServiceMetrics:
-    """The metrics of one application; `served` is the answer to a scrape.
+    """The metrics of one application; `served` is the answer to a scrape, `certificate` is run beside it.
 
     `all_processes` gathers what this and the others have counted, where one service is several processes.
     """
@@ -175,6 +191,7 @@ class ServiceMetrics:
     def __init__(
         self,
         *,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
@@ -184,8 +201,17 @@ class ServiceMetrics:
         all_processes: AllProcesses | None = None,
     ) -> None:
         self._numbers = DatabaseNumbers(store)
+        self.certificate = CertificateNumbers(store)
         self._collector = _ServiceCollector(
-            build, path, commit, store, alerter, self._numbers, tuple(hidden_consumers)
+            measures,
+            build,
+            path,
+            commit,
+            store,
+            alerter,
+            self._numbers,
+            self.certificate,
+            tuple(hidden_consumers),
         )
         self._all_processes = all_processes
 
@@ -195,6 +221,7 @@ class ServiceMetrics:
 
     async def served(self) -> bytes:
         """All metrics, in Prometheus' text format 0.0.4."""
+        self.certificate.want()
         await self._numbers.refresh()
         counted: Iterable[Metric] = (
             self._collector.of_process()
@@ -225,20 +252,24 @@ class _ServiceCollector:
 
     def __init__(
         self,
+        measures: Measures,
         build: Mapping[str, str],
         path: WritePath,
         commit: WriteCounters,
         store: Store,
         alerter: Alerter,
         numbers: DatabaseNumbers,
+        certificate: CertificateNumbers,
         hidden_consumers: tuple[str, ...],
     ) -> None:
+        self._measures = measures
         self._build = dict(build)
         self._path = path
         self._commit = commit
         self._store = store
         self._alerter = alerter
         self._numbers = numbers
+        self._certificate = certificate
         self._hidden_consumers = hidden_consumers
 
     def of_process(self) -> Iterator[Metric]:
@@ -250,9 +281,14 @@ class _ServiceCollector:
         yield from self._commits()
         yield from self._pool()
         yield from self._alerts()
+        yield from self._measures.registry.collect()
 
     def of_database(self) -> Iterator[Metric]:
         yield from self._database()
+        if self._numbers.pages is not None:
+            yield from page_metrics(self._numbers.pages)
+        if self._certificate.known is not None:
+            yield from certificate_metrics(self._certificate.known)
 
     def _webhook(self) -> Iterator[Metric]:
         path = self._path

@@ -88,7 +88,8 @@ class Step:
 class SimulatorConfig:
     """Everything a simulated Graph API needs to start.
 
-    `conversations` and `messages` (the mean per conversation) hold for each Page. `calls_per_second` is the
+    `conversations` and `messages` (the mean per conversation) hold for each Page, as does `longest`: one
+    thread has so many messages, whatever the mean (0: as it comes). `calls_per_second` is the
     Conversations API limit per Page, 0 switches it off. `hourly_calls` is the Page's allowance behind the
     usage header; when it is used up calls are refused with code 80006 (None: a large allowance that is never
     enforced). `webhooks_to` is the callback URL; webhooks go to Pages whose app subscription exists,
@@ -107,6 +108,7 @@ class SimulatorConfig:
     seed: int = 1
     conversations: int = 1000
     messages: float = 30.0
+    longest: int = 0
     now: datetime = DEFAULT_NOW
     calls_per_second: float = 2.0
     hourly_calls: int | None = None

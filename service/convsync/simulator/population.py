@@ -133,8 +133,9 @@ class Population:
 
     Promises: the same `page_id`, `seed`, `conversations`, `mean_messages` and `now` give the same
     conversations, ids, times and texts; ids and texts do not depend on `now`. The mean length is
-    `mean_messages` (at least one message each). `now` is where the generated past ends; live changes happen
-    at `clock` (Unix milliseconds) but never before anything that already happened.
+    `mean_messages` (at least one message each), but for one thread that has `longest`, if that is not 0.
+    `now` is where the generated past ends; live changes happen at `clock` (Unix milliseconds) but never
+    before anything that already happened.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Population:
         *,
         page_name: str = "",
         clock: Callable[[], int] = wall_clock_ms,
+        longest: int = 0,
     ) -> None:
         self.page_id = page_id
         self.page_name = page_name
@@ -163,6 +165,8 @@ class Population:
 
         rng = self.generator("headers", 0)
         lengths = sizes(conversations, mean_messages)
+        if longest and lengths:
+            lengths[lengths.index(max(lengths))] = longest
         rng.shuffle(lengths)
         self._special = kinds(conversations, rng)
         self._sizes = array("I", lengths)

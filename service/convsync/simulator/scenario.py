@@ -1,7 +1,7 @@
 """Scenario files: a population, its life, and what goes wrong when, written down as TOML.
 
     why = "One line: what a client learns from it."
-    [population]   pages, conversations, messages, seed
+    [population]   pages, conversations, messages, longest, seed
     [graph]        calls_per_second, hourly_calls and what else a `SimulatorConfig` says of Graph
     [webhooks]     subscribed, timeout, retries, retry_delay, backoff, alert_after, unsubscribe_after, ..
     [time]         speed
@@ -175,13 +175,14 @@ _POPULATION: dict[str, Check] = {
     "pages": _whole_from(1, 999),
     "conversations": _whole_from(0, 10_000_000),
     "messages": _number_from(1, 10_000),
+    "longest": _whole_from(0, 1_000_000),
     "seed": _whole_from(-(2**63), 2**63),
 }
 # What is not about Graph, though it is a setting of the simulator.
 _ELSEWHERE = frozenset(
     {
-        *("host", "port", "seed", "conversations", "messages", "speed", "subscribed", "echo_before_answer"),
-        *("app_id", "app_secret", "verify_token"),
+        *("host", "port", "seed", "conversations", "messages", "longest", "speed"),
+        *("subscribed", "echo_before_answer", "app_id", "app_secret", "verify_token"),
     }
 )
 _WEBHOOK_NAMES = {"subscribed": "subscribed", "echo_before_answer": "echo_before_answer"}

@@ -32,6 +32,7 @@ class SimulatorState:
                 config.now,
                 page_name=page.name,
                 clock=self.clock.now_ms,
+                longest=config.longest,
             )
             for page in config.pages
         }

@@ -13,6 +13,7 @@ from convsync.graph.catalogue import ErrorClass
 from convsync.graph.client import PARSED_IN_A_THREAD, GraphAnswer
 from convsync.graph.errors import GraphError
 from convsync.graph.usage import Usage
+from convsync.observe.measures import GraphMeasures
 from convsync.sync.ports import Graph, SyncStore, Time
 from convsync.sync.retry import Backoff, patiently
 
@@ -88,8 +89,10 @@ class Caller:
         calls_per_second: float,
         token: str,
         control: Control,
+        measures: GraphMeasures | None = None,
     ) -> None:
         self.token = token
+        self._measures = measures if measures is not None else GraphMeasures()
         self._store = store
         self._graph = graph
         self._page_id = page_id
@@ -128,6 +131,7 @@ class Caller:
         except GraphError as error:
             error.usage, error.ms, error.http_status = answer.usage, answer.ms, answer.status
             error.trace_id, error.request_id = answer.trace_id, answer.request_id
+            self._measures.unreadable(path)
             await self._failed(error, started)
             raise
         self._throttles = 0
@@ -136,6 +140,7 @@ class Caller:
 
     async def _slot(self) -> datetime:
         """Wait until the budget grants a call; return when it did, by the database's clock."""
+        asked = self._control.time.now()
         while True:
             if self._control.stopping:
                 raise Stopped
@@ -151,6 +156,7 @@ class Caller:
             if grant.wait_ms <= 0:
                 if grant.granted_at is None:
                     raise DatabaseError("acquire_call granted a call without saying when")
+                self._measures.waited(self._lane, self._control.time.now() - asked)
                 return grant.granted_at
             await self._control.pause(min(grant.wait_ms / 1000, _ASK_AGAIN))
 
@@ -192,6 +198,8 @@ class Caller:
     ) -> None:
         if scope is None and usage is not None and usage.used_up_seconds > 0:
             scope, seconds, reason = "page", usage.used_up_seconds, "usage"
+        if scope is not None:
+            self._measures.blocked(scope)
         await self._control.patiently(
             lambda: self._store.record_call(
                 page_id=self._page_id,

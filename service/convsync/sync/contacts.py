@@ -27,6 +27,7 @@ from convsync.graph.catalogue import ErrorClass
 from convsync.graph.client import GraphClient, node_path
 from convsync.graph.errors import GraphError
 from convsync.graph.reading import LIST_FIELDS, list_fields, read_conversations
+from convsync.observe.measures import GraphMeasures
 from convsync.pages import granted
 from convsync.store import Store
 from convsync.sync.ports import SawDrift, ignore_drift
@@ -53,8 +54,10 @@ class ContactReader:
         calls_per_second: float,
         now: Callable[[], float] = time.monotonic,
         saw_drift: SawDrift = ignore_drift,
+        measures: GraphMeasures | None = None,
     ) -> None:
         self._saw_drift = saw_drift
+        self._measures = measures
         self._store = store
         self._graph = graph
         self._open_token = open_token
@@ -170,6 +173,7 @@ class ContactReader:
             self._calls_per_second,
             kept.sealed,
             lambda: self._graph.get(path, query, token),
+            measures=self._measures,
         )
         return answer.data, granted_at
 

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -26,6 +26,7 @@ from convsync.errors import (
     NotFound,
     TryAgain,
 )
+from convsync.observe.measures import Measures
 from convsync.settings import Settings
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Begun, Graph, SawDrift, SealedToken, SyncStore, Time, ignore_drift
@@ -54,9 +55,6 @@ class Outcome:
     run_id: int
     status: str
     reason: str | None = None
-
-
-Ended: TypeAlias = Callable[[str, str, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +97,8 @@ class SyncRunner:
 
     `run` carries one sync to its end in the caller's task. `start` returns once it has begun and
     leaves it to `supervise`, which also resumes what was paused or abandoned. `open_token` unseals
-    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know,
-    `ended` of each (page_id, mode, outcome).
+    a Page token: `(page_id, sealed) -> token`. `saw_drift` hears of what this release does not know;
+    `measures` count what is done.
     """
 
     def __init__(
@@ -114,10 +112,10 @@ class SyncRunner:
         backoff: Backoff | None = None,
         owner: str | None = None,
         saw_drift: SawDrift = ignore_drift,
-        ended: Ended | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self._store = store
-        self._ended = ended
+        self._measures = measures if measures is not None else Measures()
         self._saw_drift = saw_drift
         self._graph = graph
         self._open_token = open_token
@@ -361,8 +359,7 @@ class SyncRunner:
             if not self._active:
                 self._idle.set()
         log.info("sync_ended", status=outcome.status, reason=outcome.reason)
-        if self._ended is not None:
-            self._ended(page_id, mode, outcome)
+        self._measures.sync.ended(mode, outcome.status, self._time.now() - now)
         return outcome
 
 
@@ -444,6 +441,7 @@ class _Attempt:
             calls_per_second=self._settings.calls_per_second,
             token=token,
             control=self._control,
+            measures=self._runner._measures.graph,
         )
         return Walker(
             store=self._store,
@@ -456,10 +454,12 @@ class _Attempt:
             mode=self._mode,
             lease_seconds=self._settings.lease_seconds,
             token_works=self._token_works,
+            token_is_dead=self._token_is_dead,
             reload_token=self._token_if_replaced,
             concurrency=self._settings.concurrency,
             log=self._log,
             saw_drift=self._runner._saw_drift,
+            measures=self._runner._measures.sync,
         )
 
     async def _token(self) -> str | None:
@@ -501,9 +501,19 @@ class _Attempt:
         if self._known_valid or self._control.failed:
             return
         self._known_valid = True
+        await self._mark_token("valid", None)
+
+    async def _token_is_dead(self, told: str) -> None:
+        await self._mark_token("invalid", told)
+
+    async def _mark_token(self, state: str, error: str | None) -> None:
+        """Of the token in use: somebody may have stored another since it was read."""
+        sealed = self._sealed
         with suppress(NotFound):
             await self._control.patiently(
-                lambda: self._store.mark_token(page_id=self._page_id, state="valid", error=None)
+                lambda: self._store.mark_token(
+                    page_id=self._page_id, state=state, error=error, token_sealed=sealed
+                )
             )
 
     async def _renew(self) -> None:

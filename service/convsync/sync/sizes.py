@@ -16,13 +16,11 @@ _T = TypeVar("_T")
 Outcome: TypeAlias = Literal["accepted", "refused", "suspected"]
 
 MESSAGES_LIMIT: Final = 100  # more is cut by Meta without a word
-# Most threads are short: asking for all that may be had of each costs little, and spares the long
-# ones their first calls. Of 1,000 threads with 30 messages on average, 25 x 100 reads the whole in
-# 170 calls and at most 831 messages at once; 50 x 25 takes 373 calls and 662.
+CONVERSATIONS_LIMIT: Final = 200  # likewise
+# Calls are what a sync waits for, and most threads are short: to ask for all that may be had of each costs
+# little, and spares the long ones their first calls. Meta says where that is too much.
 NESTED_LIMIT: Final = MESSAGES_LIMIT
-LIST_LIMIT: Final = 25
-# Where little has changed the list is what costs, and a few messages of each thread tell what has.
-CHANGES_LIST_LIMIT: Final = 200
+# Where little has changed a few messages of each thread tell what has.
 CHANGES_NESTED_LIMIT: Final = 10
 
 
@@ -54,16 +52,18 @@ class Place:
 
 
 _FULL: Final = {
-    "list": Size(LIST_LIMIT, NESTED_LIMIT),
-    "changes": Size(CHANGES_LIST_LIMIT, CHANGES_NESTED_LIMIT),
+    "list": Size(CONVERSATIONS_LIMIT, NESTED_LIMIT),
+    "changes": Size(CONVERSATIONS_LIMIT, CHANGES_NESTED_LIMIT),
     "thread": Size(MESSAGES_LIMIT),
     "conversation": Size(1, NESTED_LIMIT),
 }
 
 
-def list_place(cursor: str | None, mode: str = "full") -> Place:
-    """The page of a Page's list at `cursor`; all modes but `full` look for what has changed."""
-    return Place("list" if mode == "full" else "changes", cursor or "")
+def list_place(cursor: str | None, mode: str = "full", walk_pass: int = 1) -> Place:
+    """The page of a Page's list at `cursor`. All modes but `full` look for what has changed, and so does who
+    reads the front once more.
+    """
+    return Place("list" if mode == "full" and walk_pass == 1 else "changes", cursor or "")
 
 
 def thread_place(thread_id: str, cursor: str | None) -> Place:

@@ -32,6 +32,7 @@ from convsync.graph.reading import (
 )
 from convsync.pages import PageToken
 from convsync.store import Finding, MirroredConversation, Store
+from convsync.sync import refused
 from convsync.sync.calls import Caller, Control
 from convsync.sync.ports import Graph, Time
 from convsync.sync.retry import BUDGETS, Backoff
@@ -78,7 +79,7 @@ class Report:
 
     `messages` were compared, in `conversations` that Graph has; without `deep` those of the first slice
     of each thread, and all of a thread whose count differs. `unreadable` is what Graph lists and does not
-    return. `complete`: a sync has read the history of every conversation to its end. `calls` were made.
+    return. `complete`: every conversation is, as the certificate has it. `calls` were made.
     `examples` are up to 20 of the findings, for people.
     """
 
@@ -410,7 +411,25 @@ class _Verification:
             _moves_on(cursor, page.next_cursor)
             return page, at
 
-        return await self._get(node_path(self._page_id, "conversations"), params, list_place(cursor), read)
+        try:
+            return await self._get(
+                node_path(self._page_id, "conversations"), params, list_place(cursor), read
+            )
+        except GraphError as error:
+            raise await refused.named(error, self._page_id, self._probe) from None
+
+    async def _probe(self, path: str, params: Mapping[str, str | int]) -> GraphError | None:
+        """Make one call for what becomes of it; `None` if it is answered."""
+        while True:
+            self._control.lease_until = self._time.now() + _DATABASE_PATIENCE_SECONDS
+            self._report.calls += 1
+            try:
+                await self._caller.call(path, params, lambda answer, at: None)
+            except GraphError as error:
+                if error.error_class is not ErrorClass.THROTTLED:
+                    return error
+            else:
+                return None
 
     async def _read_one(self, place: _Place) -> tuple[ListPage, datetime]:
         """Read one conversation, as a list of it."""

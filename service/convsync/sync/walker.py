@@ -10,18 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import structlog
 
-from convsync.errors import BadData, InvalidArgument, NotFound
-from convsync.facts import Fact, Json, drift_name
+from convsync.errors import BadData, InvalidArgument
+from convsync.facts import Fact, Json, Message, drift_name
 from convsync.graph.catalogue import (
-    LISTING_REFUSED,
-    MAY_BE_REFUSED_LISTING,
     NO_CONNECTION,
     NO_WHOLE_ANSWER,
     UNREADABLE,
@@ -39,6 +36,8 @@ from convsync.graph.reading import (
     read_messages,
     read_node,
 )
+from convsync.observe.measures import SyncMeasures
+from convsync.sync import refused
 from convsync.sync.calls import Caller, Control, Stopped
 from convsync.sync.ports import SawDrift, SyncStore, Work, ignore_drift
 from convsync.sync.retry import BUDGETS
@@ -80,8 +79,8 @@ class Walker:
     """Works for one run of one Page.
 
     `reload_token` reads the Page's token again and returns it if somebody has replaced it since;
-    `token_works` hears of each page that was read, `saw_drift` of each (page_id, name) that this release
-    does not know.
+    `token_works` hears of each page that was read with it, `token_is_dead` what Graph said of it; `saw_drift`
+    of each (page_id, name) that this release does not know.
     """
 
     def __init__(
@@ -97,10 +96,12 @@ class Walker:
         mode: str = "full",
         lease_seconds: float,
         token_works: Callable[[], Awaitable[None]],
+        token_is_dead: Callable[[str], Awaitable[None]],
         reload_token: Callable[[], Awaitable[str | None]],
         concurrency: int = 3,
         log: Any = None,
         saw_drift: SawDrift = ignore_drift,
+        measures: SyncMeasures | None = None,
     ) -> None:
         self._store = store
         self._caller = caller
@@ -113,9 +114,11 @@ class Walker:
         self._sizes = Sizes(store, page_id, control.patiently)
         self._lease_seconds = lease_seconds
         self._token_works = token_works
+        self._token_is_dead = token_is_dead
         self._reload_token = reload_token
         self._concurrency = concurrency
         self._saw_drift = saw_drift
+        self._measures = measures if measures is not None else SyncMeasures()
         self._log = log if log is not None else structlog.get_logger(__name__)
         self._restarts: Counter[tuple[str, str]] = Counter()
         self._ignored: Counter[tuple[str, str, str | None]] = Counter()
@@ -173,8 +176,8 @@ class Walker:
                 page = await self._read(work)
             except _GaveUp as gave_up:
                 error = gave_up.error
-                if work.kind == "list" and await self._is_refused_listing(error):
-                    error = error.inferred(LISTING_REFUSED)
+                if work.kind == "list":
+                    error = await refused.named(error, self._page_id, self._probe)
                 await self._fail(work, gave_up.attempts, error.as_json())
                 if work.kind == "list" and error.error_class is ErrorClass.PERMISSION:
                     self._control.stop("permission_denied", failed=True)
@@ -210,6 +213,13 @@ class Walker:
             self._ignored[place] += 1
             if self._ignored[place] >= _IGNORED_TOO_OFTEN:
                 await self._fail(work, self._ignored[place], _refusal("Ignored", "the page is never applied"))
+            return
+        self._measures.applied(
+            self._mode,
+            conversations=0 if work.kind == "thread" else len(page.threads),
+            messages=sum(isinstance(fact, Message) for fact in page.facts),
+            added=applied.messages_added,
+        )
 
     async def _confirm(self, work: Work) -> None:
         """Read a thread by itself; that Graph does not know it is an answer too."""
@@ -256,6 +266,7 @@ class Walker:
             attempts=attempts,
             error=error,
         )
+        self._measures.batch_failed(work.kind, error["class"])
         await self._control.patiently(
             lambda: self._store.fail_sync_batch(
                 page_id=self._page_id,
@@ -294,7 +305,8 @@ class Walker:
             else:
                 await self._sizes.accepted(place, size)
                 self._saw_drift((self._page_id, name) for name in page.drift.elements())
-                await self._token_works()
+                if self._caller.token == token:
+                    await self._token_works()
                 return page
 
     async def _after(
@@ -333,16 +345,6 @@ class Walker:
         if failed >= BUDGETS.get(error.error_class, 1):
             raise _GaveUp(error, failures.total())
         await self._control.pause(self._control.backoff.delay(failed, self._control.time.random()))
-
-    async def _is_refused_listing(self, error: GraphError) -> bool:
-        """Whether Meta refuses the list as such: not one conversation of it comes, and the Page answers."""
-        if error.rule.name not in MAY_BE_REFUSED_LISTING:
-            return False
-        one: dict[str, str | int] = {"platform": "messenger", "limit": 1, "fields": "id"}
-        refusal = await self._probe(node_path(self._page_id, "conversations"), one)
-        if refusal is None or refusal.rule.name not in MAY_BE_REFUSED_LISTING:
-            return False
-        return await self._probe(node_path(self._page_id), {"fields": "id"}) is None
 
     async def _probe(self, path: str, params: Mapping[str, str | int]) -> GraphError | None:
         """Make one call for what becomes of it; `None` if it is answered."""
@@ -386,12 +388,7 @@ class Walker:
                 return
             if not self._control.failed:
                 self._control.stop("token_invalid", failed=True)
-                with suppress(NotFound):
-                    await self._control.patiently(
-                        lambda: self._store.mark_token(
-                            page_id=self._page_id, state="invalid", error=error.explained()
-                        )
-                    )
+                await self._token_is_dead(error.explained())
         raise Stopped
 
     def _without(self, field: str | None) -> bool:
@@ -403,7 +400,7 @@ class Walker:
 
     def _place(self, work: Work) -> Place:
         if work.kind == "list":
-            return list_place(work.cursor, self._mode)
+            return list_place(work.cursor, self._mode, work.walk_pass)
         if work.kind == "contact":
             return person_place(work.thread_id, work.cursor)
         return thread_place(work.thread_id, work.cursor)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
-import aiohttp_jinja2
-import jinja2
 import structlog
 from aiohttp import web
 
@@ -19,22 +16,29 @@ from convsync.erasing import purge_again
 from convsync.facts import Fact
 from convsync.graph.client import GraphClient
 from convsync.graph.versions import warn_of_version
-from convsync.observe.alerts import DELETIONS_HELD_BACK, Alerter, webhook_post
+from convsync.observe.alerts import Alerter, webhook_post
 from convsync.observe.drift import DriftRecorder
+from convsync.observe.measures import Measures
 from convsync.observe.metrics import ServiceMetrics, WritePath
+from convsync.observe.problems import ProblemWatch
 from convsync.observe.watch import WriteWatch
+from convsync.outgoing import Outgoing, poster
 from convsync.settings import Settings, limited_consumers
 from convsync.store import Store, create_pool
 from convsync.sync.contacts import ContactReader
-from convsync.sync.runner import Outcome, RunnerSettings, Schedule, SyncRunner
+from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
-from convsync.web import middlewares
+from convsync.web import cors, middlewares, views
+from convsync.web.limits import RateLimit
 from convsync.web.routes import (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -45,6 +49,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
     ALL_PROCESSES,
@@ -53,9 +58,11 @@ from convsync.web.state import (
     DRIFT,
     GRAPH,
     LIFECYCLE,
+    MEASURES,
     METRICS,
     RUNNER,
     SCHEMA,
+    SESSIONS,
     SETTINGS,
     STORE,
     TOKENS,
@@ -78,8 +85,11 @@ _MODULES = (
     changes,
     compliance,
     console,
+    console_letters,
+    console_mirror,
     conversations,
     dead_letters,
+    description,
     erasing,
     health,
     metrics,
@@ -100,26 +110,30 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
         middlewares=[
             middlewares.deliveries_measured(path),
             middlewares.request_id,
+            cors.preflights(settings.allowed_origins),
+            views.errors_as_pages,
             middlewares.problems,
             middlewares.access,
             middlewares.parameters,
         ],
     )
     app[WRITE_PATH] = path
+    app[MEASURES] = Measures()
     app[SETTINGS] = settings
     app[SCHEMA] = schema_version()
     app[LIFECYCLE] = Lifecycle()
     app[TOKENS] = settings.token_box()
-    app[middlewares.KEYS] = settings.keys()
-    app[middlewares.ACCESS] = {(route.method, route.path): route.access for route in ROUTES}
+    keys = settings.keys()
+    app[middlewares.KEYS] = keys
+    app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
+    app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
+    app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
-    aiohttp_jinja2.setup(
-        app,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "console"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+        if route.method == "GET" and not route.is_stream:
+            app.router.add_route("HEAD", route.path, route.handler)
+    app.on_response_prepare.append(cors.headers(settings.allowed_origins))
+    views.set_up(app)
     app.cleanup_ctx.append(_database(service_url))
     app.cleanup_ctx.append(_graph)
     app.cleanup_ctx.append(_alerts)
@@ -134,7 +148,7 @@ def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
         pool = create_pool(url, size=app[SETTINGS].pool_max, name="serve")
         # Not waited for: the service answers (not ready, 503) while its database is away.
         await pool.open(wait=False)
-        app[STORE] = Store(pool)
+        app[STORE] = Store(pool, app[MEASURES].database)
         yield
         await pool.close()
 
@@ -144,7 +158,8 @@ def _database(url: str) -> Callable[[web.Application], AsyncIterator[None]]:
 async def _graph(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     secret = settings.app_secret.get_secret_value() if settings.app_secret else None
-    async with GraphClient(settings.graph_url, settings.graph_version, secret) as client:
+    measures = app[MEASURES].graph
+    async with GraphClient(settings.graph_url, settings.graph_version, secret, measures=measures) as client:
         app[GRAPH] = client
         yield
 
@@ -155,16 +170,9 @@ async def _alerts(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _sync_ended(alerter: Alerter, page_id: str, mode: str, outcome: Outcome) -> None:
-    """Only a walk of the whole list says what is missing from it, and only the next one that it is not."""
-    if outcome.reason == "deletion_breaker":
-        alerter.fire(DELETIONS_HELD_BACK, {"run_id": str(outcome.run_id)}, page_id=page_id)
-    elif mode != "incremental" and outcome.status in ("succeeded", "partial"):
-        alerter.clear(DELETIONS_HELD_BACK, page_id=page_id)
-
-
 async def _workers(app: web.Application) -> AsyncIterator[None]:
     store, settings, path, alerter = app[STORE], app[SETTINGS], app[WRITE_PATH], app[ALERTER]
+    measures = app[MEASURES]
 
     drift = DriftRecorder(store.record_schema_drift, is_poison=errors.is_poison)
     read_drift = partial(drift.saw, "sync")
@@ -174,6 +182,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         calls_per_second=settings.calls_per_second,
         saw_drift=read_drift,
+        measures=measures.graph,
     )
 
     async def ingest(facts: Sequence[Fact]) -> None:
@@ -190,10 +199,11 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         app[TOKENS].open,
         RunnerSettings.of(settings),
         saw_drift=read_drift,
-        ended=partial(_sync_ended, alerter),
+        measures=measures,
     )
     app[COMMIT], app[RUNNER], app[CONTACTS], app[DRIFT] = commit, runner, contacts, drift
     app[METRICS] = ServiceMetrics(
+        measures=measures,
         build={"version": __version__, "schema": app[SCHEMA]},
         path=path,
         commit=commit,
@@ -203,7 +213,8 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         all_processes=app.get(ALL_PROCESSES),
     )
     watch = WriteWatch(alerter, commit, path, store.metrics)
-    async with asyncio.TaskGroup() as group:
+    problems = ProblemWatch(store, alerter)
+    async with poster() as post, asyncio.TaskGroup() as group:
         committing = group.create_task(commit.run(), name="group commit")
         schedule = Schedule(settings.sync_interval, settings.reconcile_interval)
         supervising = group.create_task(runner.supervise(schedule=schedule), name="sync supervisor")
@@ -211,15 +222,19 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         counting = group.create_task(drift.run(), name="schema drift")
         tidying = group.create_task(_tidy(store, settings), name="janitor")
         watching = group.create_task(watch.run(), name="write watch")
+        finding = group.create_task(problems.run(), name="problem watch")
+        certifying = group.create_task(app[METRICS].certificate.run(), name="certificate metrics")
         telling = group.create_task(alerter.run(), name="alerts")
+        delivering = group.create_task(Outgoing(store, app[TOKENS], post).run(), name="outgoing webhooks")
         yield
         # What is refused from here on is refused because we end, which needs nobody.
         await end(watching)
+        await end(certifying)
         # Requests have ended or were refused; what was accepted is committed, runs are paused at a page.
         left = app[LIFECYCLE].seconds_left
         await asyncio.gather(commit.close(left(_LAST_SECONDS)), runner.drain(left(_LAST_SECONDS)))
         # Who sees drift ends before it is written for the last time.
-        for task in (tidying, reading, supervising, counting):
+        for task in (tidying, reading, supervising, counting, finding, delivering):
             await end(task)
         await committing
         await drift.close(min(_LAST_SECONDS, left()))
@@ -239,7 +254,10 @@ async def _tidy(store: Store, settings: Settings) -> None:
                 "dead_letters": await store.expire_dead_letters(days=settings.dead_letter_days),
                 "pending_amendments": await store.expire_pending_amendments(days=settings.dead_letter_days),
                 "schema_drift": await store.expire_schema_drift(days=settings.dead_letter_days),
-                "changes": await _expire_changes(store, settings.changes_days),
+                "changes": await _until_none(partial(store.expire_changes, days=settings.changes_days)),
+                "sync_records": await _until_none(
+                    partial(store.expire_sync_runs, days=settings.sync_run_days)
+                ),
                 "events_below_a_horizon": await purge_again(store),
             }
         except errors.ConvsyncError as error:
@@ -253,9 +271,9 @@ async def _tidy(store: Store, settings: Settings) -> None:
             warn_of_version(settings.graph_version)
 
 
-async def _expire_changes(store: Store, days: int) -> int:
+async def _until_none(expire: Callable[[], Awaitable[int]]) -> int:
     gone = 0
-    while batch := await store.expire_changes(days=days):
+    while batch := await expire():
         gone += batch
     return gone
 

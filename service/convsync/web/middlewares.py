@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,15 +14,21 @@ from aiohttp.typedefs import Middleware
 from convsync.errors import ConvsyncError
 from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
+from convsync.web import tickets
+from convsync.web.asked import once_each, read_parameters, refuse_unstorable
+from convsync.web.limits import RateLimit, TooManyRequests
 from convsync.web.routing import (
     KEY,
+    PATH,
+    QUERY,
     REQUEST_ID,
-    Access,
     Forbidden,
+    Route,
     Unauthorized,
     new_request_id,
-    refuse_unstorable,
 )
+from convsync.web.sessions import SESSION
+from convsync.web.state import SESSIONS
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,8 +37,9 @@ _SQL_NAME = re.compile(r"^p_(patch\.)?")
 _LOGGED = "the error was logged under this request id"
 _log = structlog.get_logger(__name__)
 
-ACCESS: web.AppKey[Mapping[tuple[str, str], Access]] = web.AppKey("access", Mapping)
+TABLE: web.AppKey[Mapping[tuple[str, str], Route]] = web.AppKey("table", Mapping)
 KEYS: web.AppKey[list[ApiKey]] = web.AppKey("keys", list)
+LIMIT: web.AppKey[RateLimit] = web.AppKey("limit", RateLimit)
 
 
 def problem(
@@ -60,8 +66,7 @@ def problem(
     if status == 503:
         response.headers["Retry-After"] = "1"
     if status == 401:
-        response.headers.add("WWW-Authenticate", 'Bearer realm="convsync"')
-        response.headers.add("WWW-Authenticate", 'Basic realm="convsync", charset="UTF-8"')
+        response.headers["WWW-Authenticate"] = 'Bearer realm="convsync"'
     return response
 
 
@@ -88,7 +93,9 @@ async def request_id(request: web.Request, handler: Next) -> web.StreamResponse:
     identity = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     request[REQUEST_ID] = identity
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=identity)
+    # What the address names, as far as anybody would call it an id.
+    named = {key: request.match_info[key][:128] for key in ("page_id", "run_id") if key in request.match_info}
+    structlog.contextvars.bind_contextvars(request_id=identity, **named)
     response = await handler(request)
     if not response.prepared:
         response.headers["X-Request-ID"] = identity
@@ -108,7 +115,10 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         if field and (known := _SQL_NAME.sub("", field)) != field:
             # A function speaks of its own parameter; the caller wrote what is left of that name.
             extra, detail = {**extra, "field": known}, detail.replace(field, known)
-        return problem(request, error.status, error.code, error.title, detail, extra)
+        answer = problem(request, error.status, error.code, error.title, detail, extra)
+        if isinstance(error, TooManyRequests):
+            answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -127,48 +137,66 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         return problem(request, 500, "internal_error", "Internal error", _LOGGED)
 
 
+def known_route(request: web.Request) -> Route | None:
+    """The route that this request is for, if the table has it. HEAD is asked of what answers GET."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return None
+    method = "GET" if request.method == "HEAD" else request.method
+    return request.config_dict[TABLE].get((method, resource.canonical))
+
+
 @web.middleware
 async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     """Let through whom the route table lets through; a route it does not know is nobody's."""
-    resource = request.match_info.route.resource
-    if request.match_info.http_exception is not None or resource is None:
+    if request.match_info.http_exception is not None or request.match_info.route.resource is None:
         return await handler(request)
-    method = "GET" if request.method == "HEAD" else request.method
-    needed = request.config_dict[ACCESS].get((method, resource.canonical))
-    if needed == "public":
+    route = known_route(request)
+    if route is not None and route.access == "public":
         return await handler(request)
-    key = find_key(request.config_dict[KEYS], presented_key(request))
+    key = await _caller(request, route)
     if key is None:
-        raise Unauthorized("send an API key as `Authorization: Bearer KEY`")
-    if needed is None or (needed == "operate" and key.role != "operate"):
+        either = ", or a stream ticket" if route is not None and route.ticket else ""
+        raise Unauthorized(f"send an API key as `Authorization: Bearer KEY`{either}")
+    request.config_dict[LIMIT].take(key.name)
+    if route is None or (route.access == "operate" and key.role != "operate"):
         raise Forbidden(f"the key {key.name} may not do this")
     request[KEY] = key
     return await handler(request)
 
 
+async def _caller(request: web.Request, route: Route | None) -> ApiKey | None:
+    """Whose request it is: by a stream ticket where there is one and the route takes them, else by the key
+    in its Authorization header, or else by its console session.
+    """
+    keys = request.config_dict[KEYS]
+    if route is not None and route.ticket and (ticket := request.query.get("ticket")):
+        return tickets.redeem(keys, ticket, route.ticket(request))
+    if "Authorization" in request.headers:
+        return find_key(keys, _presented_key(request))
+    session = await request.config_dict[SESSIONS].of(request)
+    if session is None:
+        return None
+    request[SESSION] = session
+    return session.key
+
+
 @web.middleware
 async def parameters(request: web.Request, handler: Next) -> web.StreamResponse:
-    """What no row can be named by is refused before anything is asked for by it.
+    """Read what stands in path and query; what is wrong is refused before anything is asked for by it.
 
     Not of the webhook, whose answers are Meta's: 200 or 403.
     """
-    if request.path != "/api/webhook":
-        refuse_unstorable(request)
+    route = known_route(request)
+    if request.path == "/api/webhook" or request.match_info.http_exception is not None or route is None:
+        return await handler(request)
+    refuse_unstorable(request)
+    request[PATH] = read_parameters(route.path_model, request.match_info)
+    if route.query is not None:
+        request[QUERY] = read_parameters(route.query, once_each(request.query))
     return await handler(request)
 
 
-def presented_key(request: web.Request) -> str:
-    """The key in the Authorization header.
-
-    Browsers send Basic by themselves once a person has typed it, also when another site makes them ask:
-    so Basic (any name, the key as password) is good for reading only.
-    """
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")[2]
-        except ValueError:  # not base64, not ASCII, or not UTF-8 inside
-            return ""
-    return ""
+def _presented_key(request: web.Request) -> str:
+    scheme, _, value = request.headers["Authorization"].partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""

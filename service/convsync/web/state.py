@@ -10,12 +10,14 @@ from aiohttp import web
 from convsync.graph.client import GraphClient
 from convsync.observe.alerts import Alerter
 from convsync.observe.drift import DriftRecorder
+from convsync.observe.measures import Measures
 from convsync.observe.metrics import AllProcesses, ServiceMetrics, WritePath
 from convsync.settings import Settings
 from convsync.store import Store
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import SyncRunner
 from convsync.tokens import TokenBox
+from convsync.web.sessions import Sessions
 from convsync.webhook.group_commit import GroupCommit
 
 
@@ -46,11 +48,13 @@ LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
 STORE: web.AppKey[Store] = web.AppKey("store", Store)
 GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
 TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
+SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
 DRIFT: web.AppKey[DriftRecorder] = web.AppKey("drift", DriftRecorder)
 CONTACTS: web.AppKey[ContactReader] = web.AppKey("contacts", ContactReader)
 WRITE_PATH: web.AppKey[WritePath] = web.AppKey("write_path", WritePath)
+MEASURES: web.AppKey[Measures] = web.AppKey("measures", Measures)
 # Only where one service is several processes.
 ALL_PROCESSES: web.AppKey[AllProcesses] = web.AppKey("all_processes")
 METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)

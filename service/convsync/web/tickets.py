@@ -1,28 +1,31 @@
 """Stream tickets: an EventSource sends no header, so it shows a 60-second ticket for one stream.
 
-A ticket is `name.run_id.expiry.signature`, signed with the API key it was asked with: any process can
-check it, nothing is stored, and the key itself is never in an address.
+A ticket is `name.stream.expiry.signature`, signed with the API key it was asked with: any process can check
+it, nothing is stored, and the key itself is never in an address. `stream` is a run's id, or `changes`.
 """
 
 from __future__ import annotations
 
 import hmac
 import time
+from typing import Final
 
 from convsync.settings import ApiKey
 
 LIFETIME_SECONDS = 60
+CHANGES: Final = "changes"
+"""The stream of the change feed."""
 
 
-def issue(key: ApiKey, run_id: int, *, now: float | None = None) -> str:
+def issue(key: ApiKey, stream: str, *, now: float | None = None) -> str:
     expiry = int((time.time() if now is None else now) + LIFETIME_SECONDS)
-    return f"{key.name}.{run_id}.{expiry}.{_signature(key, run_id, expiry)}"
+    return f"{key.name}.{stream}.{expiry}.{_signature(key, stream, expiry)}"
 
 
-def redeem(keys: list[ApiKey], ticket: str, run_id: int, *, now: float | None = None) -> ApiKey | None:
-    """The key the ticket stands for, if it is genuine, for this run, and in time."""
+def redeem(keys: list[ApiKey], ticket: str, stream: str, *, now: float | None = None) -> ApiKey | None:
+    """The key the ticket stands for, if it is genuine, for this stream, and in time."""
     parts = ticket.rsplit(".", 3)
-    if len(parts) != 4 or parts[1] != str(run_id) or not ticket.isascii():
+    if len(parts) != 4 or parts[1] != stream or not ticket.isascii():
         return None
     if not parts[2].isdigit() or len(parts[2]) > 12:
         return None
@@ -30,11 +33,11 @@ def redeem(keys: list[ApiKey], ticket: str, run_id: int, *, now: float | None = 
     if expiry < (time.time() if now is None else now):
         return None
     for key in keys:
-        if key.name == parts[0] and hmac.compare_digest(_signature(key, run_id, expiry), parts[3]):
+        if key.name == parts[0] and hmac.compare_digest(_signature(key, stream, expiry), parts[3]):
             return key
     return None
 
 
-def _signature(key: ApiKey, run_id: int, expiry: int) -> str:
-    message = f"convsync stream ticket {run_id} {expiry}".encode()
+def _signature(key: ApiKey, stream: str, expiry: int) -> str:
+    message = f"convsync stream ticket {stream} {expiry}".encode()
     return hmac.digest(key.secret.get_secret_value().encode(), message, "sha256").hex()

@@ -7,28 +7,46 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from convsync.errors import DatabaseUnavailable, Erased, TryAgain
 from convsync.facts import Json
 from convsync.store import Change, Store
-from convsync.web.routing import KEY, REQUEST_ID, read_body, route, whole_number
+from convsync.web import answered, tickets
+from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body
+from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route
+from convsync.web.sessions import SESSION
 from convsync.web.sse import HEARTBEAT_SECONDS, stream
 from convsync.web.state import LIFECYCLE, STORE
 
 _LIMIT = 1000
 POLL_SECONDS = 1.0
 
-
-class NewPosition(BaseModel):
-    """The body of POST /api/changes/{consumer}/position."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    position: Annotated[str, Field(min_length=1, max_length=64)]
+After = Annotated[
+    str | None, Field(description="A position of this feed; without one, the beginning of what is kept.")
+]
 
 
-def _pages(request: web.Request) -> list[str] | None:
+class ListChanges(Parameters):
+    after: After = None
+    consumer: Annotated[
+        str | None, Field(description="Without `after`: go on where this named consumer stands.")
+    ] = None
+    limit: Annotated[int, Whole(1, _LIMIT)] = 100
+
+
+class StreamChanges(Parameters):
+    after: After = None
+    ticket: Annotated[str | None, Field(description="A stream ticket, instead of a key.")] = None
+
+
+class NewPosition(Asked):
+    """How far a consumer has come: the position of the last change it is done with."""
+
+    position: Position
+
+
+def visible_pages(request: web.Request) -> list[str] | None:
     """The Pages the caller's key may see; None for all."""
     return sorted(request[KEY].pages) or None
 
@@ -38,34 +56,47 @@ def _consumer(request: web.Request, name: str) -> str:
     return f"{request[KEY].consumer_prefix}{name}" if name else name
 
 
-@route("GET", "/api/changes", access="read")
+@route(
+    "GET",
+    "/api/changes",
+    access="read",
+    query=ListChanges,
+    answers={200: Answer(answered.Changes)},
+    errors=(Erased,),
+)
 async def list_changes(request: web.Request) -> web.Response:
     """`after` (or where the named `consumer` stands), at most `limit`; `position` is where to go on from.
 
     410 when changes after that position have expired, with the `position` to go on from after a fresh read.
     """
-    limit = whole_number(request.query.get("limit") or "100", "limit", highest=_LIMIT)
-    store = request.app[STORE]
-    after, consumer = request.query.get("after"), request.query.get("consumer")
-    if after is None and consumer is not None:
-        after = await store.feed_position(consumer=_consumer(request, consumer))
-    changes = await store.changes_after(after=after, limit=limit, pages=_pages(request))
+    asked = query(request, ListChanges)
+    store, after = request.app[STORE], asked.after
+    if after is None and asked.consumer is not None:
+        after = await store.feed_position(consumer=_consumer(request, asked.consumer))
+    changes = await store.changes_after(after=after, limit=asked.limit, pages=visible_pages(request))
     return web.json_response(
         {
             "changes": [change.as_json() for change in changes],
             "position": changes[-1].position if changes else after,
-            "more": len(changes) == limit,
+            "more": len(changes) == asked.limit,
         }
     )
 
 
-@route("GET", "/api/changes/end", access="read")
+@route("GET", "/api/changes/end", access="read", query=NoParameters, answers={200: Answer(answered.FeedEnd)})
 async def feed_end(request: web.Request) -> web.Response:
     """The `position` to go on from after a read of the mirror that begins now."""
     return web.json_response({"position": await request.app[STORE].feed_end()})
 
 
-@route("POST", "/api/changes/{consumer}/position", access="operate")
+@route(
+    "POST",
+    "/api/changes/{consumer}/position",
+    access="operate",
+    query=NoParameters,
+    body=NewPosition,
+    answers={200: Answer(answered.ConsumerPosition)},
+)
 async def set_position(request: web.Request) -> web.Response:
     """Remember how far a consumer has come, once its work is done: what it has not confirmed comes again."""
     body = await read_body(request, NewPosition)
@@ -74,14 +105,34 @@ async def set_position(request: web.Request) -> web.Response:
     return web.json_response({"consumer": consumer, "position": body.position})
 
 
-@route("GET", "/api/changes/stream", access="read")
+@route(
+    "GET",
+    "/api/changes/stream",
+    access="read",
+    query=StreamChanges,
+    headers=[Header("Last-Event-ID", "The position to go on from; goes before `after`.")],
+    answers={
+        200: Answer(
+            what="Events `change`, whose id is the position.",
+            media_type=EVENT_STREAM,
+            events={"change": answered.StreamedChange},
+        )
+    },
+    errors=(Erased,),
+    ticket=lambda _: tickets.CHANGES,
+)
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes."""
-    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], _pages(request)
-    after = request.headers.get("Last-Event-ID") or request.query.get("after")
+    store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], visible_pages(request)
+    after = request.headers.get("Last-Event-ID") or query(request, StreamChanges).after
     # An error of the first read is still an ordinary answer.
     first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
-    events = _change_events(store, first, after, pages, stopping=lambda: lifecycle.stopping)
+    session = request.get(SESSION)
+
+    def stopping() -> bool:
+        return lifecycle.stopping or (session is not None and session.expired)
+
+    events = _change_events(store, first, after, pages, stopping=stopping)
     return await stream(request, events, request[REQUEST_ID])
 
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import BaseModel, Field
 
-from convsync.errors import NotFound
-from convsync.web.routing import BadRequest, Forbidden, route
+from convsync.errors import InvalidArgument, NotFound
+from convsync.web import answered
+from convsync.web.asked import BadRequest, BodyTooLarge
+from convsync.web.routing import Answer, Body, Forbidden, route
 from convsync.web.state import SETTINGS, STORE
 from convsync.webhook.compliance import BadSignedRequest, read_signed_request
 
 _log = structlog.get_logger(__name__)
 
 
+class Signed(BaseModel):
+    """A form of Meta's."""
+
+    signed_request: str = Field(description="base64url(signature) + '.' + base64url(payload)")
+
+
+_FORM = Body(Signed, ("application/x-www-form-urlencoded", "multipart/form-data"))
+
+
 async def _signed(request: web.Request) -> dict[str, str]:
     try:
         form = await request.post()
-    except (AssertionError, LookupError, ValueError):  # what aiohttp makes of a form that is none
+    # What aiohttp makes of a form that is none.
+    except (AssertionError, LookupError, ValueError, HttpProcessingError):
         raise BadRequest("the body is not a form") from None
     text = form.get("signed_request")
     if not isinstance(text, str):
@@ -28,7 +42,14 @@ async def _signed(request: web.Request) -> dict[str, str]:
         raise Forbidden(str(error)) from None
 
 
-@route("POST", "/api/facebook/data-deletion", access="public")
+@route(
+    "POST",
+    "/api/facebook/data-deletion",
+    access="public",
+    body=_FORM,
+    answers={200: Answer(answered.DeletionRequested)},
+    errors=(BadRequest, Forbidden, BodyTooLarge, InvalidArgument),
+)
 async def delete_data(request: web.Request) -> web.Response:
     """Erases the person where a Page knows them by this id; answers with the status page and its code."""
     payload = await _signed(request)
@@ -43,7 +64,13 @@ async def delete_data(request: web.Request) -> web.Response:
     return web.json_response({"url": url, "confirmation_code": code})
 
 
-@route("GET", "/api/facebook/deletion-status/{code}", access="public")
+@route(
+    "GET",
+    "/api/facebook/deletion-status/{code}",
+    access="public",
+    answers={200: Answer(what="What became of the request, in words.", media_type="text/plain")},
+    errors=(NotFound,),
+)
 async def deletion_status(request: web.Request) -> web.Response:
     """A page a person can read, by the code they were given."""
     done = await request.app[STORE].deletion_status(confirmation_code=request.match_info["code"])
@@ -61,7 +88,14 @@ async def deletion_status(request: web.Request) -> web.Response:
     return web.Response(text=text, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
 
-@route("POST", "/api/facebook/deauthorize", access="public")
+@route(
+    "POST",
+    "/api/facebook/deauthorize",
+    access="public",
+    body=_FORM,
+    answers={200: Answer(answered.Deauthorized)},
+    errors=(BadRequest, Forbidden, BodyTooLarge, InvalidArgument),
+)
 async def deauthorize(request: web.Request) -> web.Response:
     """A Page that removed the app (user_id 0, profile_id) loses its token here; its mirror stays."""
     payload = await _signed(request)

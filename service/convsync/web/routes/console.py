@@ -1,48 +1,157 @@
-"""The console: one read-only page with the Pages and the live progress of the running sync."""
+"""The console: login and logout, its files, the overview, a Page and its syncs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import aiohttp_jinja2
 from aiohttp import web
 
-from convsync import __version__
-from convsync.web.routing import route, sees_page
-from convsync.web.state import STORE
+from convsync.errors import AlreadyRunning
+from convsync.facts import Json
+from convsync.settings import find_key
+from convsync.web import sse
+from convsync.web.middlewares import KEYS
+from convsync.web.routes.sync import visible_run
+from convsync.web.routing import REQUEST_ID, allowed_page, refused, route, sees_page, whole_number
+from convsync.web.sessions import read_form
+from convsync.web.state import RUNNER, SESSIONS, STORE
+from convsync.web.views import FILES, LOGIN, local_path, page, page_path, see_other
 
-_FILES = Path(__file__).resolve().parents[1] / "console"
-_TYPES = {"console.css": "text/css", "console.js": "text/javascript"}
-_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
-
-@route("GET", "/", access="read")
-async def console(request: web.Request) -> web.Response:
-    pages = [page for page in await request.app[STORE].list_pages() if sees_page(request, page["page_id"])]
-    context = {"pages": pages, "release": __version__}
-    response = aiohttp_jinja2.render_template("console.html", request, context)
-    response.headers.update(_HEADERS)
-    return response
+MODES = ("incremental", "full", "reconcile")
+_HISTORY = 20
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_ASSETS = {file.name: file for file in (FILES / "assets").iterdir() if file.suffix in _TYPES}
 
 
-@route("GET", "/console/{file}", access="public")
+# Who is there
+
+
+@route("GET", LOGIN, access="public")
+async def login_form(request: web.Request) -> web.Response:
+    return page(request, "login.html", {"next": local_path(request.query.get("next"))})
+
+
+@route("POST", LOGIN, access="public")
+async def login(request: web.Request) -> web.Response:
+    """A session for who knows a key; the answer never repeats what was typed."""
+    sessions = request.app[SESSIONS]
+    sessions.refuse_other_sites(request)
+    form = await read_form(request)
+    wanted = local_path(form.get("next"))
+    key = find_key(request.app[KEYS], form.get("key", "").strip())
+    if key is None:
+        told = {"next": wanted, "alert": "This is not a key of this service."}
+        return page(request, "login.html", told, status=401)
+    answer = see_other(wanted)
+    sessions.begin(request, answer, key)
+    return answer
+
+
+@route("POST", "/console/logout", access="read")
+async def logout(request: web.Request) -> web.Response:
+    answer = see_other(LOGIN)
+    request.app[SESSIONS].end(request, answer)
+    return answer
+
+
+@route("GET", "/console/assets/{file}", access="public")
 async def asset(request: web.Request) -> web.Response:
-    """The console's style and script; they hold no data."""
-    name = request.match_info["file"]
-    if name not in _TYPES:
+    """The console's style, scripts and icon; they hold no data."""
+    file = _ASSETS.get(request.match_info["file"])
+    if file is None:
         raise web.HTTPNotFound
     return web.Response(
-        body=(_FILES / name).read_bytes(),
-        content_type=_TYPES[name],
+        body=file.read_bytes(),
+        content_type=_TYPES[file.suffix],
         charset="utf-8",
         headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
     )
+
+
+# Pages and their syncs
+
+
+@route("GET", "/", access="read")
+async def overview(request: web.Request) -> web.Response:
+    pages = [one for one in await request.app[STORE].list_pages() if sees_page(request, one["page_id"])]
+    return page(request, "overview.html", {"pages": pages})
+
+
+@route("GET", "/console/pages/{page_id}", access="read")
+async def one_page(request: web.Request) -> web.Response:
+    """How a Page stands, its runs (`before` goes on with older ones), and the form that begins one."""
+    page_id = allowed_page(request, request.match_info["page_id"])
+    before = request.query.get("before")
+    return await _page(request, page_id, before=whole_number(before, "before") if before else None)
+
+
+async def _page(
+    request: web.Request,
+    page_id: str,
+    *,
+    before: int | None = None,
+    alert: str | None = None,
+    running: int | None = None,
+    status: int = 200,
+) -> web.Response:
+    store = request.app[STORE]
+    found = await store.list_sync_runs(page_id=page_id, before=before, limit=_HISTORY)
+    runs: list[Json] = found["runs"]
+    active = [run for run in runs if run["status"] not in sse.ENDED or run["status"] == "paused"]
+    context = {
+        "page": await store.get_page(page_id=page_id),
+        "modes": MODES,
+        "active": active,
+        # Without one at work, what the last one came to.
+        "latest": runs[0] if runs and not active and before is None else None,
+        "runs": runs,
+        "older": found["next"],
+        "before": before,
+        "alert": alert,
+        "running": running,
+        "path": page_path(page_id),
+        "address": request.path_qs if request.method == "GET" else page_path(page_id),
+    }
+    return page(request, "page.html", context, status=status)
+
+
+@route("POST", "/console/pages/{page_id}/syncs", access="operate")
+async def start(request: web.Request) -> web.Response:
+    """Begin a sync; if one of its kind is at work, the Page says so (409) and where it is."""
+    page_id = allowed_page(request, request.match_info["page_id"])
+    form = await read_form(request)
+    mode = form.get("mode", "")
+    if mode not in MODES:
+        raise refused("mode", f"must be one of {', '.join(MODES)}")
+    try:
+        begun = await request.app[RUNNER].start(
+            page_id, mode, restart="restart" in form, request_id=request[REQUEST_ID]
+        )
+    except AlreadyRunning as conflict:
+        told = f"This sync was not begun: run {conflict.run_id} is at work on this Page."
+        return await _page(request, page_id, alert=told, running=conflict.run_id, status=409)
+    return see_other(page_path(page_id), notice="resumed" if begun.resumed else "started")
+
+
+def _run_id(request: web.Request) -> int:
+    return whole_number(request.match_info["run_id"], "run_id")
+
+
+@route("GET", "/console/sync-runs/{run_id}", access="read")
+async def one_run(request: web.Request) -> web.Response:
+    run = await visible_run(request, _run_id(request))
+    return page(request, "run.html", {"run": run, "page": {"page_id": run["page_id"]}})
+
+
+@route("POST", "/console/sync-runs/{run_id}/cancel", access="operate")
+async def cancel(request: web.Request) -> web.Response:
+    run = await visible_run(request, _run_id(request))
+    await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
+    return see_other(f"/console/sync-runs/{run['run_id']}", notice="cancelled")
+
+
+@route("POST", "/console/sync-runs/{run_id}/retry", access="operate")
+async def retry(request: web.Request) -> web.Response:
+    run = await visible_run(request, _run_id(request))
+    await request.app[RUNNER].retry(
+        run["page_id"], int(run["run_id"]), run["mode"], request_id=request[REQUEST_ID]
+    )
+    return see_other(f"/console/sync-runs/{run['run_id']}", notice="retried")

@@ -5,28 +5,37 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from convsync.dead_letters import replay
-from convsync.errors import NotFound
+from convsync.errors import Erased, NotFound
 from convsync.facts import Json
-from convsync.web.routing import KEY, flag, read_body, refused, route, whole_number
+from convsync.web import answered
+from convsync.web.asked import Asked, Flag, Id, NoParameters, Parameters, Whole, read_body, refused
+from convsync.web.routing import KEY, Answer, path_id, query, route
 from convsync.web.state import STORE
 
 _LIMIT = 500
 
 
-class Discard(BaseModel):
-    """The body of POST /api/dead-letters/{id}/discard."""
+class ListLetters(Parameters):
+    page_id: Annotated[
+        str | None, Field(description="Of this Page. A key that is limited to several has to say which.")
+    ] = None
+    resolved: Annotated[Flag, Field(description="Those that were settled, not those that wait.")] = False
+    before: Annotated[Id | None, Field(description="The last dead_letter_id of the part before.")] = None
+    limit: Annotated[int, Whole(1, _LIMIT)] = 50
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+class Discard(Asked):
+    """Why it is not wanted."""
 
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-async def _visible(request: web.Request) -> Json:
+async def visible_letter(request: web.Request) -> Json:
     """The letter, if the caller's key may see its Page; one without a Page is for keys that see all."""
-    number = whole_number(request.match_info["dead_letter_id"], "dead_letter_id")
+    number = path_id(request, "dead_letter_id")
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
     pages = request[KEY].pages
     if pages and letter["page_id"] not in pages:
@@ -34,45 +43,72 @@ async def _visible(request: web.Request) -> Json:
     return letter
 
 
-@route("GET", "/api/dead-letters", access="read")
+@route(
+    "GET",
+    "/api/dead-letters",
+    access="read",
+    query=ListLetters,
+    answers={200: Answer(answered.DeadLetters)},
+    errors=(NotFound,),
+)
 async def list_letters(request: web.Request) -> web.Response:
     """Waiting ones, newest first; `page_id`, `resolved=true`, `before` (an id), `limit`."""
-    key, wanted = request[KEY], request.query.get("page_id") or None
+    asked = query(request, ListLetters)
+    key, wanted = request[KEY], asked.page_id
     if key.pages and wanted is None:
         if len(key.pages) > 1:
             raise refused("page_id", "must be one of your Pages")
         wanted = next(iter(key.pages))
     if key.pages and wanted not in key.pages:
         raise NotFound(f"there is no Page {wanted}")
-    before = request.query.get("before")
     letters = await request.app[STORE].list_dead_letters(
-        page_id=wanted,
-        resolved=flag(request, "resolved"),
-        before=whole_number(before, "before") if before else None,
-        limit=whole_number(request.query.get("limit") or "50", "limit", highest=_LIMIT),
+        page_id=wanted, resolved=asked.resolved, before=asked.before, limit=asked.limit
     )
     return web.json_response({"dead_letters": letters})
 
 
-@route("GET", "/api/dead-letters/{dead_letter_id}", access="read")
+@route(
+    "GET",
+    "/api/dead-letters/{dead_letter_id}",
+    access="read",
+    query=NoParameters,
+    answers={200: Answer(answered.WholeDeadLetter)},
+    errors=(NotFound,),
+)
 async def get_letter(request: web.Request) -> web.Response:
     """One, with its raw bytes in base64."""
-    return web.json_response(await _visible(request))
+    return web.json_response(await visible_letter(request))
 
 
-@route("POST", "/api/dead-letters/{dead_letter_id}/replay", access="operate")
+@route(
+    "POST",
+    "/api/dead-letters/{dead_letter_id}/replay",
+    access="operate",
+    query=NoParameters,
+    answers={200: Answer(answered.Replayed)},
+    errors=(NotFound, Erased),
+)
 async def replay_letter(request: web.Request) -> web.Response:
     """Read it again and land what it says, once: `replayed` is false if it was settled before."""
-    letter = await _visible(request)
+    letter = await visible_letter(request)
     number = int(letter["dead_letter_id"])
     replayed = await replay(request.app[STORE], number)
     letter = await request.app[STORE].get_dead_letter(dead_letter_id=number)
     return web.json_response({"replayed": replayed, "resolution": letter["resolution"]})
 
 
-@route("POST", "/api/dead-letters/{dead_letter_id}/discard", access="operate")
+@route(
+    "POST",
+    "/api/dead-letters/{dead_letter_id}/discard",
+    access="operate",
+    query=NoParameters,
+    body=Discard,
+    answers={200: Answer(answered.Discarded)},
+    errors=(NotFound,),
+)
 async def discard_letter(request: web.Request) -> web.Response:
-    letter = await _visible(request)
+    """Settle it without landing it, with a reason; its bytes stay until it expires."""
+    letter = await visible_letter(request)
     body = await read_body(request, Discard)
     number = int(letter["dead_letter_id"])
     discarded = await request.app[STORE].discard_dead_letter(dead_letter_id=number, reason=body.reason)

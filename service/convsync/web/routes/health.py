@@ -6,17 +6,33 @@ from aiohttp import web
 
 from convsync import __version__
 from convsync.errors import ConvsyncError
-from convsync.web.routing import route
+from convsync.web import answered
+from convsync.web.routing import Answer, route
 from convsync.web.state import LIFECYCLE, SCHEMA, STORE
 
 
-@route("GET", "/healthz", access="public")
+@route(
+    "GET",
+    "/healthz",
+    access="public",
+    answers={200: Answer(answered.Health)},
+    needs_database=False,
+)
 async def healthz(_request: web.Request) -> web.Response:
     """The process answers; nothing more."""
     return web.json_response({"status": "ok", "release": __version__})
 
 
-@route("GET", "/readyz", access="public")
+@route(
+    "GET",
+    "/readyz",
+    access="public",
+    answers={
+        200: Answer(answered.Readiness),
+        503: Answer(answered.Readiness, what="Not ready; `checks` says what is missing."),
+    },
+    needs_database=False,
+)
 async def readyz(request: web.Request) -> web.Response:
     """200 if the database is there, keeps what it commits and has this schema, and we are not leaving."""
     checks = {

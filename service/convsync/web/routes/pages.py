@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
-from convsync.web.routing import allowed_page, read_body, route, sees_page
+from convsync.errors import NotFound
+from convsync.web import answered
+from convsync.web.asked import Asked, NoParameters, PageId, read_body
+from convsync.web.routing import Answer, allowed_page, page_in_path, route, sees_page
 from convsync.web.state import STORE, TOKENS
 
-PageId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z_.-]+$")]
 
-
-class NewPage(BaseModel):
-    """The body of POST /api/pages."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+class NewPage(Asked):
+    """A Page to add, or what is to change of one that is known."""
 
     page_id: PageId
     name: str | None = Field(default=None, max_length=500)
@@ -35,14 +32,24 @@ class NewPage(BaseModel):
         return SecretStr(token)
 
 
-@route("GET", "/api/pages", access="read")
+@route("GET", "/api/pages", access="read", query=NoParameters, answers={200: Answer(answered.Pages)})
 async def list_pages(request: web.Request) -> web.Response:
+    """The Pages that the key may see: how fresh each is, its budget, and what of it is proved."""
     pages = await request.app[STORE].list_pages()
     return web.json_response({"pages": [page for page in pages if sees_page(request, page["page_id"])]})
 
 
-@route("POST", "/api/pages", access="operate")
+@route(
+    "POST",
+    "/api/pages",
+    access="operate",
+    query=NoParameters,
+    body=NewPage,
+    answers={201: Answer(answered.Page)},
+    errors=(NotFound,),
+)
 async def add_page(request: web.Request) -> web.Response:
+    """Add a Page, or change what is given of it. The token is sealed at once, and never shown."""
     body = await read_body(request, NewPage)
     page_id = allowed_page(request, body.page_id)
     box = request.app[TOKENS]
@@ -57,13 +64,19 @@ async def add_page(request: web.Request) -> web.Response:
     return web.json_response(page, status=201)
 
 
-@route("GET", "/api/pages/{page_id}", access="read")
+@route("GET", "/api/pages/{page_id}", access="read", query=NoParameters, answers={200: Answer(answered.Page)})
 async def get_page(request: web.Request) -> web.Response:
-    page_id = allowed_page(request, request.match_info["page_id"])
-    return web.json_response(await request.app[STORE].get_page(page_id=page_id))
+    """One Page."""
+    return web.json_response(await request.app[STORE].get_page(page_id=page_in_path(request)))
 
 
-@route("DELETE", "/api/pages/{page_id}", access="operate")
+@route(
+    "DELETE",
+    "/api/pages/{page_id}",
+    access="operate",
+    query=NoParameters,
+    answers={200: Answer(answered.Page)},
+)
 async def remove_page(request: web.Request) -> web.Response:
-    page_id = allowed_page(request, request.match_info["page_id"])
-    return web.json_response(await request.app[STORE].remove_page(page_id=page_id))
+    """Forget the Page's token and stop its syncs. What was mirrored stays."""
+    return web.json_response(await request.app[STORE].remove_page(page_id=page_in_path(request)))

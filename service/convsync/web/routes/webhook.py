@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
 
 from convsync.errors import DatabaseUnavailable
-from convsync.web.routing import BadRequest, Forbidden, route
+from convsync.web.asked import BadRequest, BodyTooLarge
+from convsync.web.routing import Answer, Body, Forbidden, route
 from convsync.web.state import COMMIT, CONTACTS, DRIFT, SETTINGS
 from convsync.webhook.group_commit import RefusedError
 from convsync.webhook.payload import UnreadableError, parse
 from convsync.webhook.signature import verification_challenge, verify
 
 
-@route("GET", "/api/webhook", access="public")
-async def subscribe(request: web.Request) -> web.Response:
+class Verification(BaseModel):
+    """What Meta asks when the address is entered in the app's settings. Other parameters are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    mode: str = Field(default="", alias="hub.mode", description="`subscribe`.")
+    verify_token: str = Field(default="", alias="hub.verify_token", description="As in VERIFY_TOKEN.")
+    challenge: str = Field(default="", alias="hub.challenge", description="What to answer.")
+
+
+class Delivery(BaseModel):
+    """A delivery of Meta's. What is in an entry, and cannot be understood, is kept as a dead letter."""
+
+    object: str = Field(description="`page`.", examples=["page"])
+    entry: list[Any]
+
+
+@route(
+    "GET",
+    "/api/webhook",
+    access="public",
+    query=Verification,
+    answers={200: Answer(what="The bare challenge.", media_type="text/plain")},
+    errors=(Forbidden,),
+    needs_database=False,
+)
+async def verify_webhook(request: web.Request) -> web.Response:
     """Meta asks whether this address is meant: the bare challenge, or 403."""
     expected = request.app[SETTINGS].verify_token
     challenge = verification_challenge(request.query, expected.get_secret_value() if expected else "")
@@ -24,8 +52,16 @@ async def subscribe(request: web.Request) -> web.Response:
     return web.Response(text=challenge, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@route("POST", "/api/webhook", access="public")
-async def deliver(request: web.Request) -> web.Response:
+@route(
+    "POST",
+    "/api/webhook",
+    access="public",
+    signed=True,
+    body=Body(Delivery),
+    answers={200: Answer(what="All of it is committed, or kept as a dead letter.", media_type="text/plain")},
+    errors=(Forbidden, BadRequest, BodyTooLarge),
+)
+async def deliver_webhook(request: web.Request) -> web.Response:
     """One delivery: verified on its raw bytes, committed, then answered."""
     received_at = datetime.now(UTC)
     raw = await request.read()

@@ -1,0 +1,1 @@
+"""Moving the old system's database in: read it (`source`), judge it (`reading`), land it (`moving`)."""

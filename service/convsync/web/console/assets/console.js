@@ -1,0 +1,17 @@
+// A page as served is complete without scripts; these keep it up to date.
+import { follow } from "./changes.js";
+import { keepFresh } from "./live.js";
+import { watchRuns } from "./runs.js";
+import { localise } from "./times.js";
+
+function arrange(part) {
+  localise(part);
+  watchRuns(part, refresh);
+}
+
+const refresh = keepFresh(arrange);
+arrange(document);
+follow(document.getElementById("feed"));
+
+const thread = document.querySelector("[data-follow]");
+if (thread && !location.hash) thread.lastElementChild?.scrollIntoView({ block: "end", behavior: "instant" });

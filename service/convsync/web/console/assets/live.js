@@ -1,0 +1,52 @@
+// Regions with data-live="seconds" are asked for again, as the server renders them, and put in place of what is there.
+const connection = document.getElementById("connection");
+
+function say(text) {
+  if (connection.textContent !== text) connection.textContent = text;
+}
+
+// Whoever is typing or selecting in a region is not disturbed.
+function inUse(region) {
+  const selection = getSelection();
+  return region.contains(document.activeElement) || (!selection.isCollapsed && region.contains(selection.anchorNode));
+}
+
+function atTheEnd() {
+  return innerHeight + scrollY >= document.documentElement.scrollHeight - 80;
+}
+
+export function keepFresh(arrange) {
+  const address = document.getElementById("main").dataset.address;
+  const regions = [...document.querySelectorAll("[data-live]")];
+  const served = new Map(regions.map((region) => [region, region.innerHTML]));
+  let asking = null;
+
+  async function ask() {
+    try {
+      const answer = await fetch(address, { headers: { Accept: "text/html" } });
+      if (answer.redirected && new URL(answer.url).pathname === "/console/login") return location.reload();
+      if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const region of regions) {
+        const now = fresh.getElementById(region.id);
+        if (!now || served.get(region) === now.innerHTML || inUse(region)) continue;
+        const follows = "follow" in region.dataset && atTheEnd();
+        served.set(region, now.innerHTML);
+        region.replaceChildren(...now.childNodes);
+        arrange(region);
+        if (follows) region.lastElementChild?.scrollIntoView({ block: "end" });
+      }
+      say("");
+    } catch (error) {
+      say(`· not up to date: ${error.message}`);
+    }
+  }
+
+  // One question at a time, whoever asks for it.
+  const refresh = () => (asking ??= ask().finally(() => (asking = null)));
+  if (address && regions.length) {
+    const seconds = Math.min(...regions.map((region) => Number(region.dataset.live)));
+    setInterval(() => document.hidden || refresh(), seconds * 1000);
+  }
+  return refresh;
+}

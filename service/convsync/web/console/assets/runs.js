@@ -1,0 +1,54 @@
+// The sections of running syncs follow their event streams; at the end the page is asked for again.
+const streams = new Map();
+const announcement = document.getElementById("announcement");
+
+function told(value) {
+  return value === null ? "not known yet" : value.toLocaleString("en");
+}
+
+function lasting(seconds) {
+  if (seconds === null) return "not known yet";
+  const minutes = Math.floor(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
+}
+
+function show(run) {
+  for (const section of document.querySelectorAll(`[data-run="${run.run_id}"]`)) {
+    for (const field of section.querySelectorAll("[data-of]")) {
+      const name = field.dataset.of;
+      const text = name === "eta_seconds" ? lasting(run[name]) : told(run[name]);
+      if (field.textContent !== text) field.textContent = text;
+    }
+    const bar = section.querySelector("progress");
+    if (!bar) continue;
+    if (run.status === "succeeded") {
+      bar.max = 1;
+      bar.value = 1;
+    } else if (run.calls_left !== null && run.calls) {
+      bar.max = run.calls + run.calls_left;
+      bar.value = run.calls;
+    } else {
+      bar.removeAttribute("value");
+    }
+  }
+}
+
+export function watchRuns(part, refresh) {
+  for (const section of part.querySelectorAll("[data-running]")) {
+    const id = section.dataset.run;
+    if (streams.has(id)) continue;
+    const stream = new EventSource(`/api/conversations/sync-stream?run_id=${id}`);
+    streams.set(id, stream);
+    stream.addEventListener("progress", (event) => show(JSON.parse(event.data)));
+    stream.addEventListener("batch_failed", refresh);
+    stream.addEventListener("done", (event) => {
+      const run = JSON.parse(event.data);
+      stream.close();
+      streams.delete(id);
+      show(run);
+      announcement.textContent = `Run ${id} is ${run.status}.`;
+      refresh();
+    });
+  }
+}
