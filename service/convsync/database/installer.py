@@ -142,9 +142,8 @@ def _migrate(url: str) -> Installed:
         if missing := grants.missing_to_install(guard):
             if _is_current(url):
                 return Installed([], False, schema_version())
-            raise InstallError(
-                f"{_MAY_NOT}. CONVSYNC_MIGRATE_DATABASE_URL names another; or {to_run(missing)}"
-            )
+            owners = "CONVSYNC_MIGRATE_DATABASE_URL must be its owner's"
+            raise InstallError(f"{_MAY_NOT}: {owners}, or {to_run(missing)}")
         guard.execute("select pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK])
         try:
             with psycopg.connect(url, autocommit=True) as connection:
