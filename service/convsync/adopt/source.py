@@ -99,11 +99,15 @@ class OldDatabase:
         return row[0], row[1]
 
     async def shared_messages(self) -> int:
-        """How many message ids stand in conversations with different people of one Page."""
+        """How many message ids stand in conversations with different people of one Page.
+
+        Who is no person for `reading` is none here.
+        """
         query = sql.SQL(
             """select count(*) from (
                  select from {events} e join {conversations} c on {joined}
-                 where {mid} is not null
+                 where {mid} is not null and {page} <> '' and {sender} not in ('', {page})
+                   and lower({sender}) not in ('null', 'undefined') and not starts_with({sender}, 'erased:')
                  group by {page}, {mid}
                  having count(distinct {sender}) > 1) s"""
         )
