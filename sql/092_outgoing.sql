@@ -199,6 +199,8 @@ declare
   v_now timestamptz := convsync_api._now();
   v_name text;
   v_webhook convsync.outgoing_webhooks;
+  v_size integer;
+  v_attempts integer;
   v_after text;
   v_end text;
   v_changes jsonb;
@@ -225,11 +227,14 @@ begin
     -- Before the changes are looked for: what comes between is after it.
     v_end := convsync_api.feed_end();
     if v_webhook.batch_size is null or v_webhook.batch_after is distinct from v_after then
-      v_webhook.batch_size := least(greatest(coalesce(p_batch, 100), 1), 1000);
-      v_webhook.attempts := 0;
+      v_size := least(greatest(coalesce(p_batch, 100), 1), 1000);
+      v_attempts := 0;
+    else
+      v_size := v_webhook.batch_size;
+      v_attempts := v_webhook.attempts;
     end if;
     begin
-      v_changes := convsync_api._outgoing_changes(v_after, v_webhook.batch_size, v_webhook.pages);
+      v_changes := convsync_api._outgoing_changes(v_after, v_size, v_webhook.pages);
     exception when sqlstate 'ZC006' then
       -- What it has missed nobody can tell it: somebody has to say that it may go on without.
       perform convsync_api._pause_outgoing(v_name, 'changes_expired', v_now);
@@ -244,7 +249,7 @@ begin
     end if;
     update convsync.outgoing_webhooks w
     set batch_after = v_after, batch_end = v_changes -> -1 ->> 'position', batch_size = jsonb_array_length(v_changes),
-      attempts = v_webhook.attempts + 1, fence = w.fence + 1, leased_until = v_now + p_lease_seconds * interval '1 second',
+      attempts = v_attempts + 1, fence = w.fence + 1, leased_until = v_now + p_lease_seconds * interval '1 second',
       last_attempt_at = v_now, updated_at = v_now
     where w.name = v_name
     returning w.* into strict v_webhook;

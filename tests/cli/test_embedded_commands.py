@@ -211,13 +211,13 @@ async def test_demo_whose_sync_cannot_end_says_why(
     directory: Path, started: list[asyncio.subprocess.Process], what: str, reason: str
 ) -> None:
     """At the second page of its list; what was read until then is counted against the truth all the same."""
-    text = SMALL.replace("pages = 2", "").replace("conversations = 20", "conversations = 120")
+    text = SMALL.replace("pages = 2", "").replace("conversations = 20", "conversations = 420")
     fault = f"[[faults]]\nmatch = 'conversations.*after='\n{what}\n"
     code, verdict = await scenario(directory, started, text + fault)
     assert (code, verdict["exact"], verdict["clean"]) == (1, False, False)
     assert reason in verdict["why"][0]
     assert verdict["missing"] > 50
-    assert verdict["run"]["conversations_seen"] >= 25
+    assert verdict["run"]["conversations_seen"] >= 200
     assert verdict["verify"] == {}
 
 

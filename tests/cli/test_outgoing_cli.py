@@ -32,7 +32,8 @@ def secret() -> str:
     return "whsec_" + base64.b64encode(f"{MARKER}{'y' * 33}"[:33].encode()).decode()
 
 
-def test_one_is_added_listed_resumed_and_removed(run: Run) -> None:
+def test_one_is_added_listed_resumed_and_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # of a narrower terminal addresses take several lines
     done = run("add", "crm", URL, "--secret-stdin", "--page", "7", "--json", input=secret() + "\n")
     assert done.exit_code == 0, done.output
     added = json.loads(done.stdout)

@@ -594,7 +594,7 @@ def test_every_function_that_takes_a_fence_is_in_that_test(owner: Connection) ->
     rows = owner.execute(
         r"""select proname from pg_proc
             where pronamespace = 'convsync_api'::regnamespace and proname not like '\_%%'
-              and 'p_fence' = any (proargnames)"""
+              and 'p_fence' = any (proargnames) and 'p_run_id' = any (proargnames)"""
     ).fetchall()
     assert {row["proname"] for row in rows} == {name.partition(" ")[0] for name in FENCED}
 

@@ -59,7 +59,12 @@ async def service(configure: Configure, database: Any, aiohttp_client: Any) -> S
 async def simulator() -> AsyncIterator[Simulator]:
     """A simulated Graph API with a small inbox; some threads are deeper than one call."""
     config = SimulatorConfig(
-        port=0, conversations=40, messages=30, calls_per_second=0, app_secret=DEFAULT_APP_SECRET
+        port=0,
+        conversations=40,
+        messages=30,
+        calls_per_second=0,
+        app_secret=DEFAULT_APP_SECRET,
+        max_conversations_per_call=25,
     )
     async with Simulator(config) as one:
         yield one

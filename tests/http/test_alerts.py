@@ -227,7 +227,7 @@ async def test_a_receiver_that_is_away_delays_and_fails_no_delivery(
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.02)
     url = SecretStr(f"http://127.0.0.1:1/{TOKEN}")
     app = create_app(configure(alert_webhook_url=url), database.service_url)
-    monkeypatch.setattr("convsync.web.app._LAST_NOTICES_SECONDS", 0.0)
+    monkeypatch.setattr("convsync.web.app._LAST_SECONDS", 0.0)
     service = Service(await aiohttp_client(app), app)
     inject(owner, "22003", when="new.message_id = 'm_poison'", times=1_000_000)
     with capture_logs() as logs:
@@ -244,7 +244,7 @@ async def test_what_is_refused_because_the_service_ends_is_no_alert(
     service: Service, hook: Hook, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("convsync.web.app.DRAIN_SECONDS", 0.0)
+    monkeypatch.setattr("convsync.web.app._LAST_SECONDS", 0.0)
     commit = service.app[COMMIT]
     assert await service.deliver(delivery(said("m_1", TEXT))) == 200
     with psycopg.connect(database.owner_url) as locker:

@@ -250,7 +250,7 @@ async def test_a_page_of_another_origin_learns_nothing(shared: Service, origin: 
         assert answer.headers["Vary"] == "Origin"
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/console/console.css"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/console/assets/console.css"])
 async def test_the_console_is_shared_with_nobody(shared: Service, path: str) -> None:
     async with shared.client.get(path, headers={"Origin": FRIEND, **OPERATOR}) as answer:
         assert answer.status == 200

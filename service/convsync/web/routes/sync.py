@@ -144,6 +144,7 @@ async def retry_run(request: web.Request) -> web.Response:
     "POST",
     "/api/sync-runs/{run_id}/allow-deletions",
     access="operate",
+    query=NoParameters,
     answers={200: Answer(answered.AllowedDeletions)},
     errors=(NotFound,),
 )
