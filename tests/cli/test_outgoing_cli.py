@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convsync.cli import main
+from convsync.console import stdout
 from convsync.outgoing import secret_bytes
 from secrets_hunt import MARKER, marked_key
 
@@ -24,7 +25,6 @@ def run(database: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("CONVSYNC_DATABASE_URL", database.owner_url)
     monkeypatch.setenv("CONVSYNC_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("CONVSYNC_TOKEN_KEY", marked_key())
-    monkeypatch.setenv("COLUMNS", "200")
     return lambda *arguments, **more: CliRunner().invoke(main, ["outgoing", *arguments], **more)
 
 
@@ -33,7 +33,7 @@ def secret() -> str:
 
 
 def test_one_is_added_listed_resumed_and_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")  # of a narrower terminal addresses take several lines
+    monkeypatch.setattr(stdout, "width", 200)  # in a narrower terminal addresses take several lines
     done = run("add", "crm", URL, "--secret-stdin", "--page", "7", "--json", input=secret() + "\n")
     assert done.exit_code == 0, done.output
     added = json.loads(done.stdout)

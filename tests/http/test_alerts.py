@@ -244,7 +244,7 @@ async def test_what_is_refused_because_the_service_ends_is_no_alert(
     service: Service, hook: Hook, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("convsync.web.app._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("convsync.web.app.STOP_SECONDS", 0.0)
     commit = service.app[COMMIT]
     assert await service.deliver(delivery(said("m_1", TEXT))) == 200
     with psycopg.connect(database.owner_url) as locker:
