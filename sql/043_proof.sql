@@ -155,7 +155,8 @@ begin
         select encode(sha256(convert_to(json_build_array(c.sender_id, e.message_id, e.direction,
           floor(extract(epoch from e.event_timestamp)), e.body)::text, 'UTF8')), 'hex') as hex
       ) h
-      where e.page_id = p_page_id and e.conversation_id = c.conversation_id and e.in_thread
+      -- By the column, not the argument: decision 0007.
+      where e.page_id = c.page_id and e.conversation_id = c.conversation_id and e.in_thread
         and (p_from is null or e.event_timestamp >= p_from)
     ) m on true
     group by c.conversation_id, c.sender_id

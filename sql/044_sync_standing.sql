@@ -227,11 +227,15 @@ set enable_seqscan = off
 as $$
   -- By the conversations with a message in it: those are few, and each has its index.
   select count(*)
-  from (select convsync_api._now() - interval '1 hour' as at) since
-  join convsync.messenger_conversations c on c.page_id = p_page_id and c.deleted_at is null
-    and coalesce(c.last_message_time, 'epoch'::timestamptz) > since.at
-  join convsync.contact_interaction_events e on e.page_id = p_page_id and e.conversation_id = c.conversation_id
-    and e.event_timestamp > since.at
+  from (
+    select o.page_id, o.conversation_id, since.at
+    from (select convsync_api._now() - interval '1 hour' as at) since
+    join convsync.messenger_conversations o on o.page_id = p_page_id and o.deleted_at is null
+      and coalesce(o.last_message_time, 'epoch'::timestamptz) > since.at
+    offset 0 -- or the argument takes the column's place below: decision 0007
+  ) c
+  join convsync.contact_interaction_events e on e.page_id = c.page_id and e.conversation_id = c.conversation_id
+    and e.event_timestamp > c.at
   where e.in_thread and e.deleted_at is null and (e.source = 'webhook' or e.metadata ? 'webhook'
     or (e.source = 'sync' and e.text_original is not null));
 $$;

@@ -247,7 +247,7 @@ begin
     select o.page_id, o.thread_id, o.created_at, o.thread_id_at, o.updated_time_at, o.last_message_time
     from convsync.messenger_conversations o
     where o.page_id = p_page_id and o.thread_id is not null and o.deleted_at is null
-    offset 0 -- or the argument takes the column's place below, as in _judge_listing
+    offset 0 -- or the argument takes the column's place below: decision 0007
   ) c
   left join convsync.thread_proofs p on p.page_id = c.page_id and p.thread_id = c.thread_id;
   select cardinality(v_threads) > greatest(20, v_known / 10, g.deletions_allowed) into strict v_held_back

@@ -157,11 +157,16 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select c.conversation_id, c.sender_id, c.thread_id
-  from convsync.messenger_conversations c
-  where c.page_id = p_page_id and c.conversation_id > p_after and c.deleted_at is null
-    and exists (
+  from (
+    select o.page_id, o.conversation_id, o.sender_id, o.thread_id
+    from convsync.messenger_conversations o
+    where o.page_id = p_page_id and o.conversation_id > p_after and o.deleted_at is null
+    order by o.conversation_id
+    offset 0 -- or the argument takes the column's place below: decision 0007
+  ) c
+  where exists (
       select from convsync.contact_interaction_events e
-      where e.page_id = p_page_id and e.conversation_id = c.conversation_id and e.in_thread and e.deleted_at is null
+      where e.page_id = c.page_id and e.conversation_id = c.conversation_id and e.in_thread and e.deleted_at is null
         and e.received_at < p_before
     )
   order by c.conversation_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from aiohttp import web
 from browser_support import API_KEYS, TOKEN_KEY, Screen, Served, open_screen
 from playwright.async_api import Browser, async_playwright, expect
 from psycopg.rows import dict_row
@@ -18,11 +16,11 @@ from pydantic import SecretStr
 
 from convsync.settings import Settings
 from convsync.simulator import DEFAULT_APP_SECRET, Simulator, SimulatorConfig
-from convsync.simulator import faults as simulator_faults
 from convsync.web import sse
 from convsync.web.app import create_app, serve
 from convsync.web.routes import changes
 from convsync.web.state import STORE, TOKENS
+from gate import Gate, gate_before
 
 # A machine that is busy with the rest of the suite takes its time.
 expect.set_options(timeout=30_000)
@@ -102,29 +100,7 @@ async def screen(browser: Browser, served: Served) -> AsyncIterator[Screen]:
     assert one.complaints == []
 
 
-class Gate:
-    """Holds the simulator's answers back until it is opened."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-        self._open = asyncio.Event()
-        self.reached = asyncio.Event()
-
-    def shut(self, match: str = "/conversations", **when: Any) -> None:
-        self._simulator.faults.add(match, "hold", **when)
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def hold(self, fault: object, request: web.Request) -> None:
-        self.reached.set()
-        await self._open.wait()
-
-
 @pytest.fixture
 def gate(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    one = Gate(simulator)
-    monkeypatch.setitem(simulator_faults.BEFORE, "hold", one.hold)
-    monkeypatch.setattr(simulator_faults, "ACTIONS", simulator_faults.ACTIONS | {"hold"})
-    yield one
-    one.open()
+    with gate_before(simulator, monkeypatch) as one:
+        yield one

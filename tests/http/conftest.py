@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from aiohttp import web
 from http_support import API_KEYS, APP_SECRET, TOKEN_KEY, VERIFY_TOKEN, Owner, Service
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from convsync.settings import Settings
 from convsync.simulator import DEFAULT_APP_SECRET, Simulator, SimulatorConfig
-from convsync.simulator import faults as simulator_faults
 from convsync.web import sse
 from convsync.web.app import create_app
+from gate import Gate, gate_before
 
 Configure = Callable[..., Settings]
 
@@ -87,29 +85,7 @@ async def syncing(
     return service
 
 
-class Gate:
-    """Holds the simulator's answers back until it is opened; `reached` when somebody waits."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-        self._open = asyncio.Event()
-        self.reached = asyncio.Event()
-
-    def shut(self, match: str = "/conversations", **when: Any) -> None:
-        self._simulator.faults.add(match, "hold", **when)
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def hold(self, fault: object, request: web.Request) -> None:
-        self.reached.set()
-        await self._open.wait()
-
-
 @pytest.fixture
 def gate(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    one = Gate(simulator)
-    monkeypatch.setitem(simulator_faults.BEFORE, "hold", one.hold)
-    monkeypatch.setattr(simulator_faults, "ACTIONS", simulator_faults.ACTIONS | {"hold"})
-    yield one
-    one.open()
+    with gate_before(simulator, monkeypatch) as one:
+        yield one
