@@ -7,7 +7,7 @@
 ``server``
     the server itself: ``.url(role, database)``, ``.connection`` (superuser, autocommit)
 
-The server is the embedded one, in a directory of its own below ``/tmp``, without fsync. If
+The server is the embedded one, in a directory of its own (``scratch.py``), without fsync. If
 ``CONVSYNC_TEST_DATABASE_URL`` is set (an owner who may create databases and roles) that server is used
 instead, for example Debian's PostgreSQL 15. With ``CONVSYNC_TEST_POOLER`` the services reach it through
 PgBouncer (``pooler.py``).
@@ -24,7 +24,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,10 +40,10 @@ import called_functions
 import secrets_hunt
 from convsync.database.embedded import EmbeddedError, EmbeddedPostgres
 from pooler import Pooler, changes_connections, pgbouncer
+from scratch import PLACES, PREFIX, scratch_directory
 
 SERVICE_LOGIN = "convsync_test_login"
 SERVICE_PASSWORD = secrets_hunt.marked("password")
-PREFIX = "convsync-test-"
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,9 @@ def server() -> Iterator[Server]:
             psql_path = Path(shutil.which("psql") or "psql")
         else:
             remove_leftovers()
-            directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+            directory = scratch_directory()
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             stack.callback(secrets_hunt.look_into_files, directory)
-            if os.geteuid() == 0:
-                directory.chmod(0o711)  # PostgreSQL then runs as another user, who has to pass
             embedded = stack.enter_context(EmbeddedPostgres(directory / "data", durable=False))
             url, psql_path = embedded.url("postgres", "postgres"), embedded.psql_path
         server = Server(url, psql_path)
@@ -186,7 +183,7 @@ def raw_database(server: Server) -> Iterator[Database]:
 
 def remove_leftovers() -> None:
     """Removes servers of runs that were killed. A run that lives holds a lock and is left alone."""
-    for directory in Path("/tmp").glob(f"{PREFIX}*"):  # noqa: S108
+    for directory in (found for place in PLACES for found in place.glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError, EmbeddedError):
             old = time.time() - directory.stat().st_mtime > 3600
             if not old or directory.stat().st_uid != os.geteuid():

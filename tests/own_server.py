@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 
 import secrets_hunt
 from convsync.database.embedded import EmbeddedPostgres
 from convsync.database.installer import migrate
+from scratch import scratch_directory
 
 LOGIN = "own_server_login"
 
@@ -21,9 +19,7 @@ LOGIN = "own_server_login"
 @contextmanager
 def own_server() -> Iterator[EmbeddedPostgres]:
     """Started, and empty; stopped and removed at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="convsync-test-", dir="/tmp"))
-    if os.geteuid() == 0:
-        directory.chmod(0o711)  # PostgreSQL then runs as another user, who has to pass
+    directory = scratch_directory()
     try:
         with EmbeddedPostgres(directory / "data") as server:
             yield server
