@@ -345,6 +345,13 @@ as $$
         else format('convsync psql -c "select pg_terminate_backend(%s)"', f.blocking_pid) end
     from convsync_api.feed_lag() f cross join clock k
     where p_page_id is null and f.held_back > 0 and f.held_since < k.at - interval '5 minutes'
+    union all
+    select 71, null, 'outgoing_paused', format('The outgoing webhook %s is paused since %s: %s.', w.name, w.paused_at,
+        case w.pause_reason when 'changes_expired' then 'changes it was not told of have expired' else 'what it was to be told could not be delivered' end),
+      'Its receiver hears of no change until it goes on.',
+      format('convsync outgoing resume %s%s', convsync_api._shell_word(w.name), case w.pause_reason when 'changes_expired' then ' --skip' end)
+    from convsync.outgoing_webhooks w
+    where p_page_id is null and w.state = 'paused'
   )
   select f.page_id, f.problem, f.what, f.why, f.mend
   from found f

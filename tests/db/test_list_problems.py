@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sessions import Connection, rows
+from sessions import Connection, eventually, rows
 
 NOW = "2026-03-01T12:00:00Z"
 
@@ -244,6 +244,34 @@ def test_who_holds_the_feed_back_is_named_with_the_command_that_ends_them(
         found = only(page, "feed_held_back")
         assert found["page_id"] is None
         assert found["mend"] == f'convsync psql -c "select pg_terminate_backend({holder.info.backend_pid})"'
+
+
+def test_an_outgoing_webhook_that_is_paused_is_a_problem_until_it_goes_on(page: Connection) -> None:
+    page.execute(r"select convsync_api.add_outgoing('crm', 'https://crm.example/hook', '\x01', 'k')")
+    message(page, "webhook", "m_2", "2026-03-01T11:59:30Z")
+    (claimed,) = eventually(lambda: rows(page, "select * from convsync_api.claim_outgoing()"))
+    assert problems(page) == []
+    record = "select convsync_api.record_outgoing('crm', %(f)s, false, 500, 'HTTP 500', 0, 1) as state"
+    assert rows(page, record, f=claimed["fence"]) == [{"state": "paused"}]
+    found = only(page, "outgoing_paused")
+    assert found["page_id"] is None
+    assert "webhook crm is paused since" in found["what"]
+    assert "could not be delivered" in found["what"]
+    assert found["mend"] == "convsync outgoing resume crm"
+    assert problems(page, "100") == []
+    page.execute("select convsync_api.resume_outgoing('crm')")
+    assert problems(page) == []
+
+
+def test_an_outgoing_webhook_whose_changes_have_expired_goes_on_only_without_them(page: Connection) -> None:
+    page.execute(r"select convsync_api.add_outgoing('crm', 'https://crm.example/hook', '\x01', 'k')")
+    page.execute(
+        """update convsync.outgoing_webhooks set state = 'paused', pause_reason = 'changes_expired',
+             paused_at = convsync_api._now()"""
+    )
+    found = only(page, "outgoing_paused")
+    assert "have expired" in found["what"]
+    assert found["mend"] == "convsync outgoing resume crm --skip"
 
 
 def test_a_pages_id_is_one_word_of_the_command_whatever_it_is(owner: Connection) -> None:
