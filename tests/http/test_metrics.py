@@ -80,6 +80,26 @@ def told(text: str) -> dict[str, str]:
     return dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
 
 
+async def test_version_conflicts_of_callers_are_counted(service: Service) -> None:
+    await service.add_page()
+    assert await service.deliver(delivery(said("m_1", "hello"))) == 200
+    _, known = await service.call("GET", f"/api/pages/{PAGE}/conversations")
+    (one,) = known["conversations"]
+    path = f"/api/pages/{PAGE}/conversations/{one['conversation_id']}"
+    for version, expected in (("0", 412), (str(one["version"]), 200), (str(one["version"]), 412)):
+        async with service.client.patch(
+            path, json={"tags": [version]}, headers=bearer(OPERATE_KEY) | {"If-Match": f'"{version}"'}
+        ) as answer:
+            assert answer.status == expected, await answer.text()
+    refused = at(
+        await samples(service),
+        "convsync_database_call_errors_total",
+        function="update_conversation",
+        error="VersionConflict",
+    )
+    assert refused == 2
+
+
 async def test_the_document_lists_exactly_the_metrics_that_are_served(service: Service) -> None:
     assert await service.deliver(delivery(said("m_1", "hello"))) == 200
     listed = dict(re.findall(r"^\| `(convsync_\w+)` \| (\w+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
