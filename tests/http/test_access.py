@@ -99,6 +99,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/api/conversations/sync-stream"): Call(200, body=lambda _: {"page_id": PAGE}, of_a_page=True),
     ("GET", "/api/conversations/sync-stream"): Call(200, of_a_page=True, query=lambda run: {"run_id": run}),
     ("POST", "/api/stream-tickets"): Call(201, body=lambda run: {"run_id": int(run)}, of_a_page=True),
+    ("GET", "/api/pages/{page_id}/sync-runs"): Call(200, f"/api/pages/{PAGE}/sync-runs", of_a_page=True),
     ("GET", "/api/sync-runs/{run_id}"): Call(200, "/api/sync-runs/RUN", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/cancel"): Call(200, "/api/sync-runs/RUN/cancel", of_a_page=True),
     ("POST", "/api/sync-runs/{run_id}/retry"): Call(202, "/api/sync-runs/RUN/retry", of_a_page=True),

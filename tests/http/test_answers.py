@@ -38,6 +38,7 @@ CALLS: list[tuple[str, str, Json | None]] = [
     ("GET", "/api/changes", None),
     ("GET", "/api/changes/end", None),
     ("POST", "/api/changes/crm/position", {"position": "0-0-0"}),
+    ("GET", f"/api/pages/{PAGE}/sync-runs", None),
     ("GET", "/api/sync-runs/RUN", None),
     ("POST", "/api/sync-runs/RUN/cancel", None),
     ("POST", "/api/sync-runs/RUN/retry?wait=30", None),

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from http_support import (
     OPERATOR,
+    OTHER_PAGE,
     PAGE,
     READ_KEY,
     Json,
@@ -292,6 +293,32 @@ async def test_cancelling_a_run_that_has_ended_changes_nothing(syncing: Service,
     _, run = await syncing.call("POST", SYNC, {"page_id": page_id}, wait="60")
     status, after = await syncing.call("POST", f"/api/sync-runs/{run['run_id']}/cancel")
     assert (status, after["status"], after["finished_at"]) == (200, "succeeded", run["finished_at"])
+
+
+async def test_the_runs_of_a_page_are_listed_newest_first_part_by_part(
+    syncing: Service, page_id: str
+) -> None:
+    await syncing.add_page(OTHER_PAGE)
+    known = []
+    for mode in ("full", "incremental", "reconcile"):
+        _, run = await syncing.call("POST", SYNC, {"page_id": page_id, "mode": mode}, wait="60")
+        known.insert(0, (await syncing.call("GET", f"/api/sync-runs/{run['run_id']}"))[1])
+    runs = f"/api/pages/{page_id}/sync-runs"
+    assert await syncing.call("GET", runs) == (200, {"runs": known, "next": None})
+    status, first = await syncing.call("GET", runs, limit="2")
+    assert (status, first) == (200, {"runs": known[:2], "next": known[1]["run_id"]})
+    rest = await syncing.call("GET", runs, limit="2", before=first["next"])
+    assert rest == (200, {"runs": known[2:], "next": None})
+    assert await syncing.call("GET", f"/api/pages/{OTHER_PAGE}/sync-runs") == (
+        200,
+        {"runs": [], "next": None},
+    )
+    status, document = await syncing.call("GET", "/api/pages/nobody/sync-runs")
+    problem(document, 404, "not_found")
+    for wrong in ({"limit": "0"}, {"limit": "201"}, {"before": "one"}):
+        status, document = await syncing.call("GET", runs, **wrong)
+        problem(document, 422, "invalid_argument")
+        assert document["field"] in wrong
 
 
 @pytest.mark.parametrize(

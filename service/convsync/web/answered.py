@@ -324,6 +324,11 @@ class Conversation(Document):
 Next = Annotated[str | None, Field(description="The `before` of the next part; null at the end.")]
 
 
+class Runs(Document):
+    runs: list[Run]
+    next: Next
+
+
 class Conversations(Document):
     conversations: list[Conversation]
     next: Next

@@ -13,7 +13,7 @@ from convsync.errors import AlreadyRunning, NotFound
 from convsync.facts import Json
 from convsync.sync.ports import Begun
 from convsync.web import answered, sse, tickets
-from convsync.web.asked import Asked, BodyId, Id, NoParameters, OldNames, PageId, Parameters, read_body
+from convsync.web.asked import Asked, BodyId, Id, NoParameters, OldNames, PageId, Parameters, Whole, read_body
 from convsync.web.routing import (
     EVENT_STREAM,
     KEY,
@@ -21,6 +21,7 @@ from convsync.web.routing import (
     Answer,
     Header,
     allowed_page,
+    page_in_path,
     path_id,
     query,
     route,
@@ -49,6 +50,11 @@ class NewSync(OldNames):
         float | None, Field(gt=0, le=30 * 86400, description="It pauses then, to be gone on with.")
     ] = None
     restart: Annotated[bool, Field(description="Not to go on with a paused run of this mode.")] = False
+
+
+class ListRuns(Parameters):
+    before: Annotated[Id | None, Field(description="The `next` of the part before.")] = None
+    limit: Annotated[int, Whole(1, 200)] = 20
 
 
 class Wait(Parameters):
@@ -227,6 +233,22 @@ async def issue_stream_ticket(request: web.Request) -> web.Response:
         await visible_run(request, body.run_id)
     issued = tickets.issue(request[KEY], tickets.CHANGES if body.run_id is None else str(body.run_id))
     return web.json_response({"ticket": issued, "expires_in": tickets.LIFETIME_SECONDS}, status=201)
+
+
+@route(
+    "GET",
+    "/api/pages/{page_id}/sync-runs",
+    access="read",
+    query=ListRuns,
+    answers={200: Answer(answered.Runs)},
+)
+async def list_runs(request: web.Request) -> web.Response:
+    """The syncs of a Page, newest first, each as its own address gives it."""
+    asked = query(request, ListRuns)
+    found = await request.app[STORE].list_sync_runs(
+        page_id=page_in_path(request), before=asked.before, limit=asked.limit
+    )
+    return web.json_response(found)
 
 
 @route(
