@@ -71,17 +71,27 @@ $$;
 comment on function convsync_api.remove_page(text) is
 $c$Forgets a Page's token and stops its syncs; what was mirrored stays. Returns the Page as JSON. Errors: ZC001.$c$;
 
-create or replace function convsync_api.list_pages()
+create or replace function convsync_api.list_pages(p_pages text[] default null, p_after text default null, p_limit integer default null)
 returns setof jsonb
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select convsync_api._page_document(p) from convsync.pages p where p.removed_at is null order by p.page_id;
+  -- Chosen first: a document takes a dozen lookups.
+  select convsync_api._page_document(p)
+  from (
+    select g.* from convsync.pages g
+    where g.removed_at is null and (p_pages is null or g.page_id = any (p_pages)) and (p_after is null or g.page_id > p_after)
+    order by g.page_id
+    limit p_limit
+  ) g
+  join convsync.pages p on p.page_id = g.page_id
+  order by p.page_id;
 $$;
-comment on function convsync_api.list_pages() is
-  'Every Page as JSON: its token''s state (never the token), counts, budget and last run. added_at is null for one known only by webhook.';
+comment on function convsync_api.list_pages(text[], text, integer) is
+$c$Pages as JSON, by id: the state of the token (never the token), counts, budget and last run. added_at is null for one known only by
+webhook. p_pages: only these; p_after: those after this page_id; p_limit: at most so many (null: all).$c$;
 
 create or replace function convsync_api.get_page(p_page_id text)
 returns jsonb

@@ -7,7 +7,7 @@ PostgreSQL or the pool raises becomes an exception of `convsync.errors`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -744,8 +744,17 @@ class Store:
         )
         return page
 
-    async def list_pages(self) -> list[Json]:
-        return await self._values("select * from convsync_api.list_pages()")
+    async def list_pages(
+        self, *, pages: Collection[str] | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[Json]:
+        """By id: all of them, or only `pages`, those after one, and at most `limit`."""
+        return await self._values(
+            """select * from convsync_api.list_pages(p_pages => %(pages)s, p_after => %(after)s,
+               p_limit => %(limit)s)""",
+            pages=None if pages is None else sorted(pages),
+            after=after,
+            limit=limit,
+        )
 
     async def get_page(self, *, page_id: str) -> Json:
         page: Json = await self._value(

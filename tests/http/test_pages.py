@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 from http_support import (
+    ELSEWHERE_KEY,
+    OPERATE_KEY,
     OPERATOR,
     OTHER_PAGE,
     PAGE,
@@ -58,7 +60,29 @@ async def test_a_page_is_added_shown_and_listed(service: Service) -> None:
     assert (page["page_id"], page["name"], page["owner_ref"]) == (PAGE, "Harbour Bicycles", "customer 7")
     assert (page["token"], page["conversations"], page["messages"]) == ("unchecked", 0, 0)
     assert await service.call("GET", f"/api/pages/{PAGE}") == (200, page)
-    assert await service.call("GET", "/api/pages") == (200, {"pages": [page]})
+    assert await service.call("GET", "/api/pages") == (200, {"pages": [page], "next": None})
+
+
+async def test_pages_are_listed_part_by_part_and_only_those_of_the_key(service: Service) -> None:
+    for page_id in (OTHER_PAGE, "1", PAGE, "2"):
+        await service.add_page(page_id)
+    every = sorted(["1", "2", PAGE, OTHER_PAGE])
+
+    async def listed(key: str = OPERATE_KEY, **asked: str) -> tuple[list[str], str | None]:
+        status, found = await service.call("GET", "/api/pages", key=key, **asked)
+        assert status == 200, found
+        return [page["page_id"] for page in found["pages"]], found["next"]
+
+    assert await listed() == (every, None)
+    assert await listed(limit="4") == (every, None)
+    assert await listed(limit="3") == (every[:3], every[2])
+    assert await listed(limit="3", after=every[2]) == (every[3:], None)
+    assert await listed(limit="1", key=ELSEWHERE_KEY) == ([OTHER_PAGE], None)
+    assert await listed(limit="1", after=OTHER_PAGE, key=ELSEWHERE_KEY) == ([], None)
+    for wrong in ({"limit": "0"}, {"limit": "201"}, {"limit": "many"}, {"before": "1"}):
+        _, document = await service.call("GET", "/api/pages", **wrong)
+        problem(document, 422, "invalid_argument")
+        assert document["field"] in wrong
 
 
 async def test_what_is_not_given_again_stays(service: Service) -> None:
@@ -99,7 +123,7 @@ async def test_delete_forgets_the_token_and_keeps_the_mirror(service: Service, o
     for method in ("GET", "DELETE"):
         status, document = await service.call(method, f"/api/pages/{PAGE}")
         problem(document, 404, "not_found")
-    assert await service.call("GET", "/api/pages") == (200, {"pages": []})
+    assert await service.call("GET", "/api/pages") == (200, {"pages": [], "next": None})
     status, document = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE})
     problem(document, 404, "not_found")
     assert await service.deliver(delivery(said("m_2", "still there?"))) == 200

@@ -1,6 +1,6 @@
 -- Pages and their sealed tokens.
 begin;
-select plan(48);
+select plan(51);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -90,6 +90,10 @@ select lives_ok(
 select results_eq($$select l ->> 'page_id', l ->> 'added_at' is null, (l ->> 'conversations')::int, (l ->> 'messages')::int
     from convsync_api.list_pages() l$$,
   $$values ('050', true, 1, 1), ('100', false, 0, 0), ('102', false, 0, 0)$$, 'Pages are listed by id, that one without added_at');
+select results_eq($$select l ->> 'page_id' from convsync_api.list_pages(p_limit => 2) l$$, array['050', '100'], 'part');
+select results_eq($$select l ->> 'page_id' from convsync_api.list_pages(p_after => '100', p_limit => 2) l$$, array['102'], 'by part');
+select results_eq($$select l ->> 'page_id' from convsync_api.list_pages(p_pages => array['102', '050', '999'], p_after => '0') l$$,
+  array['050', '102'], 'or only those that are named');
 select is(convsync_api.get_page('050') ->> 'last_webhook_at', '2026-03-02T12:00:00+00:00', 'its first webhook is noted');
 select is(pg_temp.error_of($$select convsync_api.get_page('101')$$), 'ZC001 | there is no Page 101', 'a Page that is not there is not found');
 select is(pg_temp.error_of($$select * from convsync_api.page_token('101')$$), 'ZC001 | there is no Page 101', 'nor is its token');

@@ -220,6 +220,7 @@ class Page(Document):
 
 class Pages(Document):
     pages: list[Page]
+    next: Annotated[str | None, Field(description="The `after` of the next part; null at the end.")]
 
 
 class CertifiedConversation(Document):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from aiohttp import web
 from pydantic import Field, SecretStr, field_validator
 
 from convsync.errors import NotFound
 from convsync.web import answered
-from convsync.web.asked import Asked, NoParameters, PageId, read_body
-from convsync.web.routing import Answer, allowed_page, page_in_path, route, sees_page
+from convsync.web.asked import Asked, NoParameters, PageId, Parameters, Whole, read_body
+from convsync.web.routing import KEY, Answer, allowed_page, page_in_path, query, route
 from convsync.web.state import STORE, TOKENS
 
 
@@ -32,11 +34,23 @@ class NewPage(Asked):
         return SecretStr(token)
 
 
-@route("GET", "/api/pages", access="read", query=NoParameters, answers={200: Answer(answered.Pages)})
+class ListPages(Parameters):
+    after: Annotated[str | None, Field(max_length=64, description="The `next` of the part before.")] = None
+    limit: Annotated[int, Whole(1, 200)] = 200
+
+
+@route("GET", "/api/pages", access="read", query=ListPages, answers={200: Answer(answered.Pages)})
 async def list_pages(request: web.Request) -> web.Response:
-    """The Pages that the key may see: how fresh each is, its budget, and what of it is proved."""
-    pages = await request.app[STORE].list_pages()
-    return web.json_response({"pages": [page for page in pages if sees_page(request, page["page_id"])]})
+    """The Pages that the key may see, by id: how fresh each is, its budget, and what of it is proved."""
+    asked = query(request, ListPages)
+    # One more than asked for tells whether that is all.
+    found = await request.app[STORE].list_pages(
+        pages=request[KEY].pages or None, after=asked.after, limit=asked.limit + 1
+    )
+    pages = found[: asked.limit]
+    return web.json_response(
+        {"pages": pages, "next": pages[-1]["page_id"] if len(found) > len(pages) else None}
+    )
 
 
 @route(
