@@ -99,9 +99,11 @@ class Server:
             host=info.host,
             port=info.port,
             dbname=name,
-            template_dbname=template,
         )
-        janitor.init()
+        # The janitor's own way goes through the WAL, page by page: four times the work for the server.
+        clone = sql.SQL("create database {} template {} strategy file_copy")
+        with janitor.cursor() as cursor:
+            cursor.execute(clone.format(sql.Identifier(name), sql.Identifier(template)))
         called_functions.watch(self.connection, name)
         try:
             yield Database(name, self.url(name), self._service_url(name))
