@@ -659,7 +659,7 @@ async def verify(page_id: str, deep: bool, json_: bool) -> int:
     else:
         table = Table(*report.as_json())
         table.add_row(*(str(value) for value in report.as_json().values()))
-        stdout.print(table)
+        table.show()
         for finding in report.examples:
             stdout.print(f"  {finding}", highlight=False)
     return OK if report.clean else FAILURE
