@@ -116,8 +116,7 @@ PROBLEMS: Final = {
             "sync_overdue",
             "No sync of a Page has succeeded for long, and none has failed: it is not begun, or does not go"
             " on.",
-            "Is a convsync serve running? \\i sql/ops/stuck_syncs.sql in convsync psql shows what does not go"
-            " on.",
+            "Does a convsync serve run? convsync psql -f sql/ops/stuck_syncs.sql shows what does not go on.",
         ),
     )
 }
