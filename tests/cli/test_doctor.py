@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 import convsync.doctor.examination as examination
 import convsync.simulator.accounts as accounts
+from convsync.database import installer
 from convsync.database.embedded import EmbeddedPostgres
 from convsync.database.probe import Found, Probe, probe
 from convsync.doctor import Check, examine
@@ -391,7 +392,7 @@ CASES: dict[str, tuple[Callable[[Patient], Any], dict[str, str]]] = {
     ),
     "one function not granted": (
         _owner("revoke execute on function convsync_api.erase_contact(text, text) from convsync_service"),
-        {"role_may_not": f"convsync psql -c 'grant convsync_service to {LOGIN}'"},
+        {"role_may_not": "convsync migrate"},
     ),
     "login is the owner": (_login_is_the_owner, {"role_may_too_much": "convsync_login"}),
     "login is a superuser": (_login_is_a_superuser, {"role_may_too_much": "convsync_login"}),
@@ -482,6 +483,17 @@ async def test_a_fault_is_found_with_its_remedy_and_nothing_else(patient: Patien
         if one.state == "problem":
             assert one.what
             assert one.why
+
+
+@pytest.mark.parametrize("fault", ["one function not granted", "database behind", "nothing installed"])
+async def test_what_it_says_mends_the_database(patient: Patient, fault: str) -> None:
+    plant, told = CASES[fault]
+    plant(patient)
+    assert set(told.values()) == {"convsync migrate"}
+    await installer.migrate(patient.own.owner_url)
+    found = problems(await patient.examine())
+    # A database that was not there has no Pages either.
+    assert found == {}
 
 
 async def test_several_faults_are_each_found(patient: Patient) -> None:
@@ -614,7 +626,17 @@ def test_the_clock_that_is_wrong_is_named(
 
 def test_names_of_other_peoples_making_are_quoted_in_what_is_to_be_run() -> None:
     found = Found(
-        180000, "18.0", 'odd "name', "My DB", False, False, True, ["f()"], [["fsync", "database"]], False
+        180000,
+        "18.0",
+        'odd "name',
+        "My DB",
+        False,
+        False,
+        False,
+        True,
+        ["f()"],
+        [["fsync", "database"]],
+        False,
     )
     (role, durability) = list(check_database(Probe(found, None, 0.0, 0.0), own_login=True))[2:]
     assert role.mend == 'convsync psql -c \'grant convsync_service to "odd ""name"\''
