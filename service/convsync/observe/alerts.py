@@ -8,8 +8,9 @@ and never raise. What is told goes to a log line in any case and, if there is a 
 `details` holds numbers, ids and error codes; never a message's text, a person's name or a secret.
 
 What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and
-a process that is restarted tells again of what still goes on. What is wrong with a Page (`PROBLEMS`) is found
-and remembered by the database, for all processes together; `observe.problems` has it told by `tell`.
+a process that is restarted tells again of what still goes on. Of the processes of one service (`serve
+--processes N`) one sends it. What is wrong with a Page (`PROBLEMS`) is found and remembered by the database,
+for all processes together; `observe.problems` has it told by `tell`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pydantic import SecretStr
 from convsync.facts import Json
 
 Post = Callable[[bytes], Awaitable[int]]
+Tells = Callable[[str, str], Awaitable[bool]]
 
 _ATTEMPTS: Final = 5
 _FIRST_PAUSE: Final = 1.0
@@ -137,13 +139,16 @@ class Alerter:
 
     `post` sends the bytes of a notice and returns the HTTP status; None: nobody is told but the log. It
     is tried a bounded number of times with full jitter, never longer than `post_seconds` each. At most
-    `max_waiting` notices wait; what comes on top is dropped, counted and logged.
+    `max_waiting` notices wait; what comes on top is dropped, counted and logged. `tells` says of an alert and
+    its state whether this process sends it, where others may see the same cause; what `tell` sends is no
+    other's.
     """
 
     def __init__(
         self,
         post: Post | None,
         *,
+        tells: Tells | None = None,
         max_waiting: int = 100,
         post_seconds: float = _POST_SECONDS,
         now: Callable[[], float] = time.monotonic,
@@ -152,6 +157,7 @@ class Alerter:
         rng: random.Random | None = None,
     ) -> None:
         self._post = post
+        self._tells = tells
         self._post_seconds = post_seconds
         self._now = now
         self._wall = wall
@@ -220,7 +226,8 @@ class Alerter:
         while True:
             notice = await self._waiting.get()
             try:
-                await self._deliver(notice)
+                if self._tells is None or await self._tells(notice["alert"], notice["state"]):
+                    await self._deliver(notice)
             finally:
                 self._waiting.task_done()
 
