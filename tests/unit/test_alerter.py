@@ -128,6 +128,7 @@ async def test_a_cause_is_told_once_however_often_it_is_seen() -> None:
                 "summary": "Something is wrong.",
                 "remedy": "Put it right.",
                 "details": {"failures": 0},
+                "text": "convsync: a_cause\nSomething is wrong.\nPut it right.",
             }
         ]
         assert (alerter.firing(CAUSE), alerter.sent, alerter.failed, alerter.dropped) == (1, 1, 0, 0)

@@ -3,8 +3,9 @@
 Whoever sees a cause calls `fire`, as often as it is seen, and `clear` when it is over; both return at once
 and never raise. What is told goes to a log line in any case and, if there is a URL, as one POST:
 
-    {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details"}
+    {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details", "text"}
 
+`text` says it all in one, which is what chats take (Slack, Mattermost).
 `details` holds numbers, ids and error codes; never a message's text, a person's name or a secret.
 
 What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -252,7 +254,7 @@ class Alerter:
 
     async def _send(self, notice: Json) -> bool:
         assert self._post is not None  # noqa: S101 - else nothing waits
-        body = orjson.dumps(notice, default=str)
+        body = orjson.dumps({**notice, "text": _text(notice)}, default=str)
         for attempt in range(1, _ATTEMPTS + 1):
             status = error = None
             try:
@@ -286,7 +288,7 @@ def _logged(
         "state": state,
         "since": since.astimezone(UTC).isoformat(),
         "summary": what.summary,
-        "remedy": what.remedy,
+        "remedy": _with_ids(what.remedy, details),
         "details": details,
     }
     if state == "firing":
@@ -294,6 +296,22 @@ def _logged(
     else:
         _log.info("alert", **notice)
     return notice
+
+
+def _with_ids(remedy: str, details: Json) -> str:
+    """The commands as they are to be run."""
+    for word, key in (("PAGE_ID", "page_id"), ("RUN_ID", "run_id")):
+        if details.get(key) is not None:
+            remedy = remedy.replace(word, shlex.quote(str(details[key])))
+    return remedy
+
+
+def _text(notice: Json) -> str:
+    whose = f" of Page {notice['details']['page_id']}" if "page_id" in notice["details"] else ""
+    what = f"convsync: {notice['alert']}{whose}"
+    if notice["state"] == "resolved":
+        return f"{what} is over."
+    return f"{what}\n{notice['summary']}\n{notice['remedy']}"
 
 
 @asynccontextmanager
