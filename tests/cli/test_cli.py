@@ -866,7 +866,9 @@ async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Com
     page_id = world.page_id
     code, out, _ = await cli.run("status", page_id, "--json")
     assert (code, json.loads(out)["problems"]) == (0, [])
-    assert "to mend it" not in (await cli.run("status"))[1]
+    out = (await cli.run("status"))[1]
+    assert "to mend it" not in out
+    assert "\nno problem is known; convsync doctor " in out
 
     await world.store.mark_token(page_id=page_id, state="invalid", error="The token has expired.")
     await world.store.ingest([DeadLetter("", "no Page at all", b"{}")], "webhook")
@@ -888,4 +890,5 @@ async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Com
     assert told[1].startswith("  why it matters: ")
     assert told[2] == f"  to mend it: convsync page add {page_id} --token-stdin"
     assert out.count("The token has expired.") == 1
+    assert "no problem is known" not in out
     assert "\nDead letters wait for a person: 1.\n" in out
