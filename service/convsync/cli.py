@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
@@ -659,7 +661,7 @@ async def verify(page_id: str, deep: bool, json_: bool) -> int:
     else:
         table = Table(*report.as_json())
         table.add_row(*(str(value) for value in report.as_json().values()))
-        stdout.print(table)
+        table.show()
         for finding in report.examples:
             stdout.print(f"  {finding}", highlight=False)
     return OK if report.clean else FAILURE
@@ -827,6 +829,24 @@ async def adopt(dry_run: bool, json_: bool) -> None:
         report.show()
 
 
+_RECIPE = re.compile(r"(-f|--file=|)(sql/ops/\w+\.sql)")
+
+
+def _recipes(arguments: Sequence[str]) -> Iterator[str]:
+    """psql's arguments. A recipe that is not below here is the one that came with convsync: `status` and the
+    manual name them as they are called in the repository, and most people have not got that.
+    """
+    before = ""
+    for argument in arguments:
+        named = _RECIPE.fullmatch(argument)
+        if named and not Path(named[2]).exists() and (named[1] or re.fullmatch("-[a-zA-Z]*f|--file", before)):
+            packaged = installer.source("sql") / "ops" / Path(named[2]).name
+            yield f"{named[1]}{packaged}" if packaged.is_file() else argument
+        else:
+            yield argument
+        before = argument
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @command
@@ -844,7 +864,7 @@ async def psql(arguments: tuple[str, ...]) -> int:
         ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's
         try:
             done = subprocess.run(  # noqa: ASYNC221, S603 - nothing else runs here; psql's own arguments
-                [program, target, *arguments], env=environment, check=False
+                [program, target, *_recipes(arguments)], env=environment, check=False
             )
         except FileNotFoundError:
             raise Failure("psql is not installed here (Debian: postgresql-client)") from None

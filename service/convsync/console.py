@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,13 +27,42 @@ stderr = Console(stderr=True)
 
 ENDED = frozenset(("succeeded", "partial", "failed", "cancelled", "paused"))
 _POLL_SECONDS = 0.25
+_ANY_WIDTH = 10_000
 
 
-class Table(RichTable):
-    """A table with one header per column."""
+class Table:
+    """Rows under one header per column. Whatever the terminal is wide, no id, time or text is cut off.
+
+    Cells may come from outside: what would be markup is text, and control characters are spelt out.
+    """
 
     def __init__(self, *headers: str) -> None:
-        super().__init__(*headers, box=None, pad_edge=False, header_style="bold")
+        self._headers = headers
+        self._rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        self._rows.append(tuple(escape_controls(cell) for cell in cells))
+
+    def show(self) -> None:
+        """On stdout: as a table where it fits, else each row as lines of its own. A file has room for all."""
+        table = RichTable(*self._headers, box=None, pad_edge=False, header_style="bold")
+        for row in self._rows:
+            table.add_row(*map(Text, row))
+        needed = Measurement.get(stdout, stdout.options.update(max_width=_ANY_WIDTH), table).maximum
+        if needed <= stdout.width:
+            stdout.print(table)
+        elif not stdout.is_terminal:
+            Console(file=stdout.file, width=needed, color_system=None).print(table)
+        else:
+            self._show_rows()
+
+    def _show_rows(self) -> None:
+        wide = max(map(len, self._headers))
+        for number, row in enumerate(self._rows):
+            if number:
+                stdout.print()
+            for header, cell in zip(self._headers, row, strict=True):
+                stdout.print(Text.assemble((header.ljust(wide), "bold"), f"  {cell}"), soft_wrap=True)
 
 
 class Bar:
@@ -85,6 +115,9 @@ async def progress(*, quiet: bool) -> AsyncIterator[Bar]:
 
 
 def show_pages(pages: list[Json], *, token_errors: bool = True) -> None:
+    if not pages:
+        stdout.print("There are no Pages yet: convsync page add PAGE_ID --token-stdin", highlight=False)
+        return
     table = Table(
         "Page",
         "Name",
@@ -111,7 +144,7 @@ def show_pages(pages: list[Json], *, token_errors: bool = True) -> None:
             str(document["dead_letters"]),
             document["last_webhook_at"] or "none yet",
         )
-    stdout.print(table)
+    table.show()
     for document in pages:
         if document["freshness_reason"]:
             why = _with_reason(document["freshness"], document["freshness_reason"])
@@ -165,8 +198,8 @@ def show_life(life: Json) -> None:
     stdout.print(escape_controls("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
     table = Table("When", "What", "")
     for one in life["life"]:
-        table.add_row(one["at"], one["what"].replace("_", " "), Text(escape_controls(one["detail"] or "")))
-    stdout.print(table)
+        table.add_row(one["at"], one["what"].replace("_", " "), one["detail"] or "")
+    table.show()
 
 
 def _proved(conversation: Json) -> str:
@@ -242,14 +275,14 @@ def show_dead_letters(letters: list[Json]) -> None:
             letter["dead_letter_id"],
             letter["page_id"] or "",
             letter["source"],
-            Text(escape_controls(letter["reason"])),
+            letter["reason"],
             str(letter["bytes"]),
             letter["first_seen_at"],
             letter["last_seen_at"],
             str(letter["attempts"]),
             letter["resolution"] or "",
         )
-    stdout.print(table)
+    table.show()
 
 
 def show_schema_drift(drift: list[Json]) -> None:
@@ -258,17 +291,16 @@ def show_schema_drift(drift: list[Json]) -> None:
         return
     stdout.print("\nUnknown to this release, kept with its events:", highlight=False)
     table = Table("Name", "Page", "Source", "First seen", "Last seen", "Times")
-    table.columns[0].no_wrap = True
     for one in drift:
         table.add_row(
-            Text(escape_controls(one["name"])),
+            one["name"],
             one["page_id"] or "",
             one["source"],
             one["first_seen_at"],
             one["last_seen_at"],
             str(one["occurrences"]),
         )
-    stdout.print(table)
+    table.show()
 
 
 def show_refused_facts(refused: list[Json]) -> None:
@@ -286,7 +318,7 @@ def show_refused_facts(refused: list[Json]) -> None:
             one["last_refused_at"],
             str(one["facts"]),
         )
-    stdout.print(table)
+    table.show()
 
 
 def show_feed(feed: Json) -> None:
@@ -303,9 +335,8 @@ def show_feed(feed: Json) -> None:
         stdout.print("\nConsumers of the change feed that have something to read:", highlight=False)
         table = Table("Consumer", "Changes", "Seconds behind")
         for one in behind:
-            name = Text(escape_controls(one["consumer"]))
-            table.add_row(name, str(one["behind"]), str(one["behind_seconds"]))
-        stdout.print(table)
+            table.add_row(one["consumer"], str(one["behind"]), str(one["behind_seconds"]))
+        table.show()
 
 
 def escape_controls(text: str) -> str:

@@ -104,7 +104,6 @@ async def outgoing_resume(name: str, skip: bool, json_: bool) -> None:
 
 def _show(webhooks: list[Json]) -> None:
     table = Table("Webhook", "Address", "State", "Delivered", "Last delivered", "Attempts", "Last answer")
-    table.columns[1].overflow = "fold"  # an address that is cut is none
     for one in webhooks:
         reason = f": {one['pause_reason']}" if one["pause_reason"] else ""
         table.add_row(
@@ -116,4 +115,4 @@ def _show(webhooks: list[Json]) -> None:
             str(one["attempts"]),
             str(one["last_status"] or one["last_error"] or ""),
         )
-    stdout.print(table)
+    table.show()

@@ -80,6 +80,9 @@ def show(status: Status) -> None:
         )
     if status.graph.told is not None:
         stdout.print(status.graph.told, highlight=False)
+    if status.pages and not status.problems:
+        told = "no problem is known; convsync doctor looks at the settings, clocks, tokens and webhooks too"
+        stdout.print(f"\n{told}", highlight=False, soft_wrap=True)
     show_problems(status.problems)
     show_refused_facts(status.refused)
     show_schema_drift(status.drift)

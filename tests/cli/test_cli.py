@@ -642,6 +642,22 @@ async def test_psql_runs_on_the_configured_database(cli: Commands, server: Any, 
     assert "psql" in out
 
 
+async def test_the_recipes_that_status_names_are_found_wherever_the_command_is_run(
+    cli: Commands, server: Any
+) -> None:
+    path = {"PATH": f"{server.psql_path.parent}{os.pathsep}{os.environ['PATH']}"}
+    for arguments in (
+        ("-X", "-f", "sql/ops/problems.sql"),
+        ("-Xqf", "sql/ops/stuck_syncs.sql"),
+        ("-X", "-v", "minutes=30", "--file=sql/ops/stuck_syncs.sql"),
+    ):
+        code, out, err = await cli.run("psql", *arguments, **path)
+        assert (code, err, "page_id" in out) == (0, "", True), arguments
+    code, _, err = await cli.run("psql", "-X", "-f", "sql/ops/no_such.sql", **path)
+    assert code != 0
+    assert "sql/ops/no_such.sql: No such file" in err
+
+
 async def test_psql_that_is_not_installed_is_said(cli: Commands, tmp_path: Path) -> None:
     code, _, err = await cli.run("psql", "-c", "select 1", PATH=str(tmp_path))
     assert code == 1
@@ -850,7 +866,9 @@ async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Com
     page_id = world.page_id
     code, out, _ = await cli.run("status", page_id, "--json")
     assert (code, json.loads(out)["problems"]) == (0, [])
-    assert "to mend it" not in (await cli.run("status"))[1]
+    out = (await cli.run("status"))[1]
+    assert "to mend it" not in out
+    assert "\nno problem is known; convsync doctor " in out
 
     await world.store.mark_token(page_id=page_id, state="invalid", error="The token has expired.")
     await world.store.ingest([DeadLetter("", "no Page at all", b"{}")], "webhook")
@@ -872,4 +890,5 @@ async def test_status_names_each_problem_with_the_command_that_mends_it(cli: Com
     assert told[1].startswith("  why it matters: ")
     assert told[2] == f"  to mend it: convsync page add {page_id} --token-stdin"
     assert out.count("The token has expired.") == 1
+    assert "no problem is known" not in out
     assert "\nDead letters wait for a person: 1.\n" in out

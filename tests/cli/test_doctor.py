@@ -22,15 +22,18 @@ from pydantic import SecretStr
 
 import convsync.doctor.examination as examination
 import convsync.simulator.accounts as accounts
+from convsync.database import installer
 from convsync.database.embedded import EmbeddedPostgres
 from convsync.database.probe import Found, Probe, probe
 from convsync.doctor import Check, examine
 from convsync.doctor.installation import check_clocks, check_database
 from convsync.doctor.page import PERMISSIONS, _ending, _missing
+from convsync.errors import NotFound
 from convsync.facts import DeadLetter
 from convsync.graph.account import TokenInfo
 from convsync.pages import WEBHOOK_FIELDS
 from convsync.settings import Settings
+from convsync.store import SealedToken, Store
 from convsync.tokens import TokenBox
 from faults.processes import Commands, commands
 from own_server import LOGIN, install, own_server
@@ -391,7 +394,7 @@ CASES: dict[str, tuple[Callable[[Patient], Any], dict[str, str]]] = {
     ),
     "one function not granted": (
         _owner("revoke execute on function convsync_api.erase_contact(text, text) from convsync_service"),
-        {"role_may_not": f"convsync psql -c 'grant convsync_service to {LOGIN}'"},
+        {"role_may_not": "convsync migrate"},
     ),
     "login is the owner": (_login_is_the_owner, {"role_may_too_much": "convsync_login"}),
     "login is a superuser": (_login_is_a_superuser, {"role_may_too_much": "convsync_login"}),
@@ -484,6 +487,17 @@ async def test_a_fault_is_found_with_its_remedy_and_nothing_else(patient: Patien
             assert one.why
 
 
+@pytest.mark.parametrize("fault", ["one function not granted", "database behind", "nothing installed"])
+async def test_what_it_says_mends_the_database(patient: Patient, fault: str) -> None:
+    plant, told = CASES[fault]
+    plant(patient)
+    assert set(told.values()) == {"convsync migrate"}
+    await installer.migrate(patient.own.owner_url)
+    found = problems(await patient.examine())
+    # A database that was not there has no Pages either.
+    assert found == {}
+
+
 async def test_several_faults_are_each_found(patient: Patient) -> None:
     _settings(app_secret=None, verify_token=None)(patient)
     _not_subscribed(patient)
@@ -507,6 +521,41 @@ async def test_a_token_that_may_not_ask_about_itself_is_not_called_invalid(patie
     assert (await patient.world.store.get_page(page_id=PAGE))["token"] == "valid"
     (permissions,) = [one for one in checks if one.check == "permissions"]
     assert permissions.what == "the Page's conversations can be read"
+
+
+async def test_without_graph_what_the_database_knows_of_each_page_is_told(patient: Patient) -> None:
+    other = "100000000000002"
+    await patient.world.store.add_page(page_id=other)
+    await _dead_letter(patient)
+    patient.settings["graph_url"] = "http://127.0.0.1:1"
+    checks = await patient.examine()
+    assert [(one.check, one.page_id, one.problem) for one in checks if one.state == "problem"] == [
+        ("graph", None, "graph_unreachable"),
+        ("mirror", PAGE, "dead_letters"),
+        ("token", other, "token_missing"),
+    ]
+    skipped = [(one.check, one.what) for one in checks if one.state == "skipped" and one.page_id == PAGE]
+    assert skipped == [
+        (name, "Graph cannot be asked") for name in ("token", "permissions", "subscription", "webhooks")
+    ]
+
+
+async def test_a_page_that_is_removed_meanwhile_hides_no_other(patient: Patient) -> None:
+    other = "100000000000002"
+    await patient.world.store.add_page(page_id=other)
+    page_token = Store.page_token
+
+    async def removed(self: Store, *, page_id: str) -> SealedToken:
+        if page_id == other:
+            raise NotFound("there is no Page 100000000000002")
+        return await page_token(self, page_id=page_id)
+
+    patient.patch.setattr(Store, "page_token", removed)
+    checks = await patient.examine()
+    assert problems(checks) == {}
+    assert {one.state for one in checks if one.page_id == PAGE} == {"ok"}
+    (hidden,) = [one for one in checks if one.page_id == other]
+    assert (hidden.state, "there is no Page" in hidden.what) == ("skipped", True)
 
 
 async def test_each_call_is_in_the_budget_of_the_page(patient: Patient) -> None:
@@ -614,7 +663,17 @@ def test_the_clock_that_is_wrong_is_named(
 
 def test_names_of_other_peoples_making_are_quoted_in_what_is_to_be_run() -> None:
     found = Found(
-        180000, "18.0", 'odd "name', "My DB", False, False, True, ["f()"], [["fsync", "database"]], False
+        180000,
+        "18.0",
+        'odd "name',
+        "My DB",
+        False,
+        False,
+        False,
+        True,
+        ["f()"],
+        [["fsync", "database"]],
+        False,
     )
     (role, durability) = list(check_database(Probe(found, None, 0.0, 0.0), own_login=True))[2:]
     assert role.mend == 'convsync psql -c \'grant convsync_service to "odd ""name"\''

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convsync.cli import main
-from convsync.console import stdout
 from convsync.outgoing import secret_bytes
 from secrets_hunt import MARKER, marked_key
 
@@ -33,7 +32,6 @@ def secret() -> str:
 
 
 def test_one_is_added_listed_resumed_and_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdout, "width", 200)  # in a narrower terminal addresses take several lines
     done = run("add", "crm", URL, "--secret-stdin", "--page", "7", "--json", input=secret() + "\n")
     assert done.exit_code == 0, done.output
     added = json.loads(done.stdout)

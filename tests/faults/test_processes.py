@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import psycopg
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from bench.shapes import deliveries
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -145,6 +147,35 @@ async def test_four_processes_share_the_load_and_their_numbers_add_up_whichever_
         assert at(found, "convsync_database_up") == 1
         (build,) = [value for (name, _), value in found.items() if name == "convsync_build_info"]
         assert build == 1
+
+
+async def test_what_every_process_sees_is_told_once(database: Any, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        notice = await request.json()
+        told.append((notice["alert"], notice["state"]))
+        return web.Response(status=204)
+
+    receiver = web.Application()
+    receiver.router.add_post("/hook", take)
+    ingest = "convsync_api.ingest(jsonb, text)"
+    async with TestServer(receiver) as server:
+        hook = {"CONVSYNC_ALERT_WEBHOOK_URL": str(server.make_url("/hook"))}
+        async with running(database.service_url, tmp_path, *TWO, **SETTINGS, **hook) as run:
+            with psycopg.connect(database.owner_url, autocommit=True) as owner:
+                owner.execute(f"alter function {ingest} rename to ingest_is_gone")  # type: ignore[arg-type]
+                await run.load(rate=None, people=PEOPLE, seconds=120.0, connections=16)
+
+                async def both_fire() -> bool:
+                    _, found = await scraped(run)
+                    return at(found, "convsync_alerts_firing", alert="event_writes_failing") == 2
+
+                await until(both_fire, "the alert of each process")
+                # Whoever still had something to tell does so at its end.
+                run.service.signal(signal.SIGTERM)
+                assert await run.service.wait() == 0, run.service.errors()
+    assert told == [("event_writes_failing", "firing")]
 
 
 async def test_a_killed_process_is_replaced_and_no_answered_delivery_is_lost(

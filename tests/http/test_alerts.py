@@ -174,7 +174,7 @@ async def test_writes_that_go_on_failing_are_refused_logged_counted_and_told_onc
     assert 'convsync_alerts_firing{alert="event_writes_failing"} 1.0\n' in text
 
     notice = hook.notices[0]
-    assert set(notice) == {"alert", "state", "since", "summary", "remedy", "details"}
+    assert set(notice) == {"alert", "state", "since", "summary", "remedy", "details", "text"}
     assert notice["details"]["sqlstate"] == sqlstate
     assert sum(notice["details"]["refused_deliveries"].values()) >= 1
 

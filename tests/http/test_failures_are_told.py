@@ -179,7 +179,10 @@ async def test_a_sync_that_fails_is_told_once_by_however_many_processes_and_agai
         "mode": "full",
         "reason": "permission_denied",
     }
-    assert "convsync sync PAGE_ID --retry RUN_ID" in notice["remedy"]
+    assert f"convsync sync {page_id} --retry {run['run_id']}" in notice["remedy"]
+    assert (
+        notice["text"] == f"convsync: sync_failed of Page {page_id}\n{notice['summary']}\n{notice['remedy']}"
+    )
     assert notice["since"].endswith("+00:00")
 
     # It fails again, everybody looks again, one more process starts: it is the same cause.
@@ -200,6 +203,7 @@ async def test_a_sync_that_fails_is_told_once_by_however_many_processes_and_agai
     await operator.hears(("sync_failed", "firing"), ("sync_failed", "resolved"))
     await installation.looked()
     assert len(operator.notices) == 2
+    assert operator.notices[1]["text"] == f"convsync: sync_failed of Page {page_id} is over."
     shown = await installation.samples()
     assert shown["convsync_page_problems{problem=sync_failed}"] == 0
     assert f"convsync_page_problem{{page_id={page_id},problem=sync_failed}}" not in shown
@@ -237,7 +241,7 @@ async def test_a_token_that_meta_refuses_is_told_as_such_and_not_as_a_failed_syn
     assert (run["status"], run["reason"]) == ("failed", "token_invalid")
     (notice,) = await operator.hears(("token_invalid", "firing"))
     assert notice["details"]["page_id"] == page_id
-    assert "convsync page add PAGE_ID --token-stdin" in notice["remedy"]
+    assert f"convsync page add {page_id} --token-stdin" in notice["remedy"]
     await installation.looked()
     shown = await installation.samples()
     assert shown["convsync_page_tokens{state=invalid}"] == 1
@@ -267,7 +271,7 @@ async def test_webhooks_that_fell_silent_are_told_while_messages_arrive_by_sync(
     simulator.population.new_message(simulator.population.conversations[0], "in", "Is anybody there?")
     assert (await installation.sync())["status"] == "succeeded"
     (notice,) = await operator.hears(("webhooks_silent", "firing"))
-    assert "convsync page subscribe PAGE_ID" in notice["remedy"]
+    assert f"convsync page subscribe {page_id}" in notice["remedy"]
     await installation.looked()
 
     assert await delivered(first, said("m_again", "hello again", page_id=page_id), page_id) == 200

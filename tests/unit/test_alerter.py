@@ -92,6 +92,26 @@ async def alerting(receiver: Receiver, clock: Clock, **options: Any) -> AsyncIte
             await task
 
 
+async def test_what_another_process_tells_is_logged_and_not_sent() -> None:
+    receiver, clock = Receiver(), Clock()
+    asked: list[tuple[str, str]] = []
+
+    async def tells(alert: str, state: str) -> bool:
+        asked.append((alert, state))
+        return state == "resolved"
+
+    with capture_logs() as logs:
+        async with alerting(receiver, clock, tells=tells) as alerter:
+            alerter.fire(CAUSE)
+            clock.seconds += 100
+            alerter.clear(CAUSE)
+            await alerter.drain(1)
+            assert (alerter.sent, alerter.failed, alerter.dropped) == (1, 0, 0)
+    assert asked == [("a_cause", "firing"), ("a_cause", "resolved")]
+    assert receiver.told() == [("a_cause", "resolved")]
+    assert [line["state"] for line in logs if line["event"] == "alert"] == ["firing", "resolved"]
+
+
 async def test_a_cause_is_told_once_however_often_it_is_seen() -> None:
     receiver, clock = Receiver(), Clock()
     async with alerting(receiver, clock) as alerter:
@@ -108,6 +128,7 @@ async def test_a_cause_is_told_once_however_often_it_is_seen() -> None:
                 "summary": "Something is wrong.",
                 "remedy": "Put it right.",
                 "details": {"failures": 0},
+                "text": "convsync: a_cause\nSomething is wrong.\nPut it right.",
             }
         ]
         assert (alerter.firing(CAUSE), alerter.sent, alerter.failed, alerter.dropped) == (1, 1, 0, 0)

@@ -41,6 +41,41 @@ async def test_the_progress_line_is_whole_in_80_columns(terminal: io.StringIO) -
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
 
 
+PAGE_ID = "100000000000001"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_table_cuts_nothing_off_however_narrow_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: int, is_terminal: bool
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        console,
+        "stdout",
+        Console(file=shown, width=width, force_terminal=is_terminal, color_system=None),
+    )
+    row = (PAGE_ID, "متجر [/b] \x1b[2J", "incremental succeeded", "2026-11-30T07:21:58.709497+00:00")
+    table = console.Table("Page", "Name", "Last sync", "Last webhook")
+    for _ in range(2):
+        table.add_row(*row)
+    table.show()
+    lines = shown.getvalue().splitlines()
+    for cell in (PAGE_ID, "متجر [/b] \\x1b[2J", *row[2:]):
+        assert sum(cell in line for line in lines) == 2
+    in_a_line = [line for line in lines if all(cell in line for cell in (PAGE_ID, *row[2:]))]
+    assert len(in_a_line) == (0 if is_terminal and width == 80 else 2)
+    if is_terminal:
+        assert all(len(line.rstrip()) <= width for line in lines)
+
+
+def test_where_there_are_no_pages_the_command_is_said_that_adds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "stdout", Console(file=shown, width=80))
+    console.show_pages([])
+    assert "convsync page add PAGE_ID --token-stdin" in shown.getvalue()
+
+
 async def test_quiet_shows_nothing(terminal: io.StringIO) -> None:
     async with console.progress(quiet=True) as bar:
         await bar.follow(read)

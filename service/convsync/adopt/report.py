@@ -161,5 +161,5 @@ def _say(text: str) -> None:
 def _table(title: str, numbers: dict[str, int]) -> None:
     table = Table(title, "")
     for name, number in numbers.items():
-        table.add_row(escape_controls(name.replace("_", " ")), f"{number:,}")
-    stdout.print(table)
+        table.add_row(name.replace("_", " "), f"{number:,}")
+    table.show()

@@ -41,8 +41,12 @@ where p.pronamespace = 'convsync_api'::regnamespace
 """
 
 
-_GRANTED: LiteralString = """
-select coalesce(pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage'), false)
+_GRANTED: LiteralString = r"""
+select coalesce(pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage') and not exists (
+  select from pg_catalog.pg_proc p
+  where p.pronamespace = n.oid and p.proname not like '\_%'
+    and not pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
+), false)
 from (select) as one
 left join pg_catalog.pg_roles r on r.rolname = 'convsync_service'
 left join pg_catalog.pg_namespace n on n.nspname = 'convsync_api'

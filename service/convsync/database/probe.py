@@ -18,6 +18,9 @@ select current_setting('server_version_num')::integer as server_number,
   exists (
     select from pg_namespace n where n.nspname = 'convsync' and pg_has_role(n.nspowner, 'usage')
   ) as owner,
+  exists (
+    select from pg_roles s where s.rolname = 'convsync_service' and pg_has_role(s.oid, 'usage')
+  ) as member,
   to_regnamespace('convsync_api') is not null as installed,
   array(
     select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -39,7 +42,8 @@ where r.rolname = current_user
 @dataclass(frozen=True, slots=True)
 class Found:
     """`refused` are public functions that the login may not execute. `off` are settings that lose commits in
-    a crash, each with where it was set. `owner`: the login has the rights of the schema's owner.
+    a crash, each with where it was set. `owner`: the login has the rights of the schema's owner; `member`:
+    those of convsync_service.
     """
 
     server_number: int
@@ -48,6 +52,7 @@ class Found:
     database: str
     superuser: bool
     owner: bool
+    member: bool
     installed: bool
     refused: list[str]
     off: list[list[str]]

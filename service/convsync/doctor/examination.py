@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import date
@@ -32,6 +33,7 @@ from convsync.tokens import TokenBox
 
 _DATE_SECONDS = 10.0
 _POOL_SECONDS = 10.0
+_PAGES_AT_ONCE = 4
 
 
 async def examine(
@@ -72,7 +74,7 @@ async def _pages(
             check_embedded(settings, real_pages=False),
             skipped("pages", "the database cannot be asked for them"),
         ]
-    pool = create_pool(urls.service, size=2, name="doctor")
+    pool = create_pool(urls.service, size=_PAGES_AT_ONCE, name="doctor")
     await pool.open(wait=True, timeout=_POOL_SECONDS)
     try:
         store = Store(pool)
@@ -97,15 +99,23 @@ async def _pages(
 async def _each(settings: Settings, store: Store, pages: list[Json], graph_answers: bool) -> list[Check]:
     if not pages:
         return [skipped("pages", "there are none: convsync page add PAGE_ID --token-stdin")]
-    if not graph_answers:
-        return [skipped("pages", "Graph cannot be asked about them")]
     secret = settings.app_secret.get_secret_value() if settings.app_secret else None
-    checks: list[Check] = []
+    # Each Page has a budget of its own, so one does not wait for another.
+    limit = asyncio.Semaphore(_PAGES_AT_ONCE)
     async with GraphClient(settings.graph_url, settings.graph_version, secret) as graph:
         doctor = PageDoctor(store, graph, _box(settings), settings.calls_per_second, settings.public_url)
-        for page in pages:
-            checks += await doctor.examine(page)
-    return checks
+
+        async def examined(page: Json) -> list[Check]:
+            async with limit:
+                try:
+                    return await doctor.examine(page, ask=graph_answers)
+                except ConvsyncError as error:
+                    told = f"the database cannot be asked: {error.message}"
+                    return [skipped("mirror", told, page_id=page["page_id"])]
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(examined(page)) for page in pages]
+    return [check for task in tasks for check in task.result()]
 
 
 async def _rest(store: Store, page_id: str | None) -> list[Check]:

@@ -186,7 +186,9 @@ def _role(found: Found, *, own_login: bool) -> Check:
             "role_may_not",
             f"The login {found.login} may not execute {some}{more}.",
             "The service does everything through these functions.",
-            f"convsync psql -c {shlex.quote(f'grant convsync_service to {_quoted(found.login)}')}",
+            "convsync migrate"  # it is the role that lacks them, not this login
+            if found.member
+            else f"convsync psql -c {shlex.quote(f'grant convsync_service to {_quoted(found.login)}')}",
         )
     if own_login and (found.superuser or found.owner):
         return problem(

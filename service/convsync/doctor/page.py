@@ -36,16 +36,24 @@ class PageDoctor:
     calls_per_second: float
     public_url: str | None
 
-    async def examine(self, page: Json) -> list[Check]:
+    async def examine(self, page: Json, *, ask: bool = True) -> list[Check]:
+        """`ask`: Graph too. Without, what the database knows is told all the same."""
         page_id: str = page["page_id"]
         kept = await self.store.page_token(page_id=page_id)
         problems = await self.store.list_problems(page_id=page_id)
         token = self._opened(page_id, kept)
-        checks = await self._asked(page, token, problems) if isinstance(token, PageToken) else [token]
+        why_not = "its token does not work"
+        known = next((one for one in problems if one.problem == "token_invalid"), None)
+        if not isinstance(token, PageToken):
+            checks = [token]
+        elif known is not None:  # calls with a dead token are held against the app
+            checks = [_invalid(page_id, known.what)]
+        elif ask:
+            checks = await self._asked(page, token, problems)
+        else:
+            checks, why_not = [], "Graph cannot be asked"
         done = {one.check for one in checks}
-        checks += [
-            skipped(name, "its token does not work", page_id=page_id) for name in _CHECKS if name not in done
-        ]
+        checks += [skipped(name, why_not, page_id=page_id) for name in _CHECKS if name not in done]
         return [*checks, *_mirror(page_id, problems)]
 
     def _opened(self, page_id: str, kept: SealedToken) -> PageToken | Check:
@@ -80,9 +88,6 @@ class PageDoctor:
 
     async def _asked(self, page: Json, token: PageToken, problems: list[Problem]) -> list[Check]:
         page_id: str = page["page_id"]
-        known = next((one for one in problems if one.problem == "token_invalid"), None)
-        if known is not None:  # calls with a dead token are held against the app
-            return [_invalid(page_id, known.what)]
         checked = await check_token(self.store, self.graph, page_id, token, self.calls_per_second)
         token_check = _token(page_id, checked)
         if token_check.state != "ok":

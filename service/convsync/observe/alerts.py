@@ -3,19 +3,22 @@
 Whoever sees a cause calls `fire`, as often as it is seen, and `clear` when it is over; both return at once
 and never raise. What is told goes to a log line in any case and, if there is a URL, as one POST:
 
-    {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details"}
+    {"alert", "state": "firing" | "resolved", "since", "summary", "remedy", "details", "text"}
 
+`text` says it all in one, which is what chats take (Slack, Mattermost).
 `details` holds numbers, ids and error codes; never a message's text, a person's name or a secret.
 
 What a process sees of its own work (`CAUSES`) it keeps in memory: it works while the database is away, and
-a process that is restarted tells again of what still goes on. What is wrong with a Page (`PROBLEMS`) is found
-and remembered by the database, for all processes together; `observe.problems` has it told by `tell`.
+a process that is restarted tells again of what still goes on. Of the processes of one service (`serve
+--processes N`) one sends it. What is wrong with a Page (`PROBLEMS`) is found and remembered by the database,
+for all processes together; `observe.problems` has it told by `tell`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +34,7 @@ from pydantic import SecretStr
 from convsync.facts import Json
 
 Post = Callable[[bytes], Awaitable[int]]
+Tells = Callable[[str, str], Awaitable[bool]]
 
 _ATTEMPTS: Final = 5
 _FIRST_PAUSE: Final = 1.0
@@ -116,8 +120,7 @@ PROBLEMS: Final = {
             "sync_overdue",
             "No sync of a Page has succeeded for long, and none has failed: it is not begun, or does not go"
             " on.",
-            "Is a convsync serve running? \\i sql/ops/stuck_syncs.sql in convsync psql shows what does not go"
-            " on.",
+            "Does a convsync serve run? convsync psql -f sql/ops/stuck_syncs.sql shows what does not go on.",
         ),
     )
 }
@@ -138,13 +141,16 @@ class Alerter:
 
     `post` sends the bytes of a notice and returns the HTTP status; None: nobody is told but the log. It
     is tried a bounded number of times with full jitter, never longer than `post_seconds` each. At most
-    `max_waiting` notices wait; what comes on top is dropped, counted and logged.
+    `max_waiting` notices wait; what comes on top is dropped, counted and logged. `tells` says of an alert and
+    its state whether this process sends it, where others may see the same cause; what `tell` sends is no
+    other's.
     """
 
     def __init__(
         self,
         post: Post | None,
         *,
+        tells: Tells | None = None,
         max_waiting: int = 100,
         post_seconds: float = _POST_SECONDS,
         now: Callable[[], float] = time.monotonic,
@@ -153,6 +159,7 @@ class Alerter:
         rng: random.Random | None = None,
     ) -> None:
         self._post = post
+        self._tells = tells
         self._post_seconds = post_seconds
         self._now = now
         self._wall = wall
@@ -221,7 +228,8 @@ class Alerter:
         while True:
             notice = await self._waiting.get()
             try:
-                await self._deliver(notice)
+                if self._tells is None or await self._tells(notice["alert"], notice["state"]):
+                    await self._deliver(notice)
             finally:
                 self._waiting.task_done()
 
@@ -246,7 +254,7 @@ class Alerter:
 
     async def _send(self, notice: Json) -> bool:
         assert self._post is not None  # noqa: S101 - else nothing waits
-        body = orjson.dumps(notice, default=str)
+        body = orjson.dumps({**notice, "text": _text(notice)}, default=str)
         for attempt in range(1, _ATTEMPTS + 1):
             status = error = None
             try:
@@ -280,7 +288,7 @@ def _logged(
         "state": state,
         "since": since.astimezone(UTC).isoformat(),
         "summary": what.summary,
-        "remedy": what.remedy,
+        "remedy": _with_ids(what.remedy, details),
         "details": details,
     }
     if state == "firing":
@@ -288,6 +296,22 @@ def _logged(
     else:
         _log.info("alert", **notice)
     return notice
+
+
+def _with_ids(remedy: str, details: Json) -> str:
+    """The commands as they are to be run."""
+    for word, key in (("PAGE_ID", "page_id"), ("RUN_ID", "run_id")):
+        if details.get(key) is not None:
+            remedy = remedy.replace(word, shlex.quote(str(details[key])))
+    return remedy
+
+
+def _text(notice: Json) -> str:
+    whose = f" of Page {notice['details']['page_id']}" if "page_id" in notice["details"] else ""
+    what = f"convsync: {notice['alert']}{whose}"
+    if notice["state"] == "resolved":
+        return f"{what} is over."
+    return f"{what}\n{notice['summary']}\n{notice['remedy']}"
 
 
 @asynccontextmanager

@@ -10,9 +10,11 @@ before the last one ends, and if it does not come up the old ones stay. SIGTERM 
 
 Parent and worker talk in lines of JSON over a socket, which is the worker's stdin:
 
-    parent -> worker   the order (what to listen on), then `look`: tell your counters; `answer`: to an `ask`
+    parent -> worker   the order (what to listen on), then `look`: tell your counters; `answer`: to an
+                       `ask` or `alert`
     worker -> parent   `ready`; `report`: its counters, every now and then and for a `look`;
-                       `ask`: the counters of all, for somebody who scrapes this worker
+                       `ask`: the counters of all, for somebody who scrapes this worker;
+                       `alert`: is it this one who tells of it, or another who sees the same
 
 So the numbers add up whichever worker is scraped, those of workers that are gone included; and a worker whose
 parent is gone notices, and ends.

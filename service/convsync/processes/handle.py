@@ -7,7 +7,7 @@ import itertools
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -77,11 +77,11 @@ class Worker:
         if not self._writer.is_closing():
             self._writer.write(orjson.dumps(message) + b"\n")
 
-    async def follow(self) -> None:
-        """Hear what it has to say, until it has ended."""
+    async def follow(self, tells: Callable[[Worker, str, str], bool]) -> None:
+        """Hear what it has to say, until it has ended. `tells`: is it who tells of an alert."""
         try:
             while line := await self._reader.readline():
-                self._hear(orjson.loads(line))
+                self._hear(orjson.loads(line), tells)
         except (ConnectionError, ValueError) as error:
             _log.warning("process_not_understood", pid=self.pid, error=type(error).__name__)
         finally:
@@ -92,13 +92,16 @@ class Worker:
         self.ended.set()
         self.settled.set()
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _hear(self, message: dict[str, Any], tells: Callable[[Worker, str, str], bool]) -> None:
         self.silent = 0
         if "ready" in message:
             self.ready = True
             self.settled.set()
         if "ask" in message:
             self.asks.put_nowait(message["ask"])
+        if "alert" in message:
+            yes = tells(self, message["name"], message["state"])
+            self._tell({"answer": message["alert"], "tells": yes})
         if "report" in message:
             self.families = message["report"]
             if (looked := self._looks.pop(message.get("look", -1), None)) is not None:

@@ -15,6 +15,7 @@ from convsync.database.bootstrap import Urls
 from convsync.observe.families import Family, lasting, merged
 from convsync.processes.handle import Worker
 from convsync.processes.sockets import bound, listening, refuse_a_taken_port
+from convsync.processes.tellers import Tellers
 from convsync.settings import Settings
 from convsync.tasks import end
 from convsync.web.app import STOP_SECONDS
@@ -75,6 +76,7 @@ class Supervisor:
         self._upgrade = upgrade
         self._live: set[Worker] = set()
         self._gone: list[Family] = []
+        self._tellers = Tellers()
         self._restart = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -126,7 +128,8 @@ class Supervisor:
 
     async def _follow(self, worker: Worker) -> None:
         answering = self._group.create_task(self._answer(worker))
-        await worker.follow()
+        await worker.follow(self._tellers.tells)
+        self._tellers.gone(worker)
         await end(answering)
         self._live.discard(worker)
         self._gone = merged([self._gone, lasting(worker.families)])

@@ -20,7 +20,7 @@ from convsync.processes.supervisor import REPORT_SECONDS
 from convsync.settings import Settings, SettingsError
 from convsync.tasks import end
 from convsync.web.app import create_app, serve_on, stop
-from convsync.web.state import ALL_PROCESSES, METRICS
+from convsync.web.state import ALL_PROCESSES, METRICS, TELLS
 
 _ANSWER_SECONDS = 3.0
 
@@ -32,7 +32,7 @@ class _Parent:
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[list[Family]]] = {}
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     @classmethod
     async def join(cls) -> _Parent:
@@ -68,7 +68,7 @@ class _Parent:
                 if "look" in message:
                     self.tell(report=report(), look=message["look"])
                 elif (asked := self._asked.pop(message.get("answer", -1), None)) and not asked.done():
-                    asked.set_result(message["families"])
+                    asked.set_result(message)
         except ConnectionError:
             pass
 
@@ -80,13 +80,24 @@ class _Parent:
 
     async def all_processes(self) -> list[Family]:
         """What all processes have counted. TimeoutError if the parent does not answer."""
+        families: list[Family] = (await self._answer("ask"))["families"]
+        return families
+
+    async def tells(self, alert: str, state: str) -> bool:
+        """Whether this process tells of it. Without an answer it does: rather twice than not at all."""
+        try:
+            return bool((await self._answer("alert", name=alert, state=state))["tells"])
+        except TimeoutError:
+            return True
+
+    async def _answer(self, what: str, **more: str) -> dict[str, Any]:
         number = next(self._numbers)
         asked = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.tell(ask=number)
+        self.tell(**{what: number}, **more)
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                families: list[Family] = await asked
-                return families
+                answer: dict[str, Any] = await asked
+                return answer
         finally:
             self._asked.pop(number, None)
 
@@ -108,7 +119,7 @@ async def work(settings: Settings) -> None:
     if not url:
         raise SettingsError("CONVSYNC_DATABASE_URL was there when the service was started, and is not now")
     app = create_app(settings, url)
-    app[ALL_PROCESSES] = parent.all_processes
+    app[ALL_PROCESSES], app[TELLS] = parent.all_processes, parent.tells
     runner = await serve_on(app, [socket.socket(fileno=number) for number in order["sockets"]])
     report = app[METRICS].of_process
     parent.tell(ready=True, report=report())

@@ -65,6 +65,7 @@ from convsync.web.state import (
     SESSIONS,
     SETTINGS,
     STORE,
+    TELLS,
     TOKENS,
     WRITE_PATH,
     Lifecycle,
@@ -166,7 +167,7 @@ async def _graph(app: web.Application) -> AsyncIterator[None]:
 
 async def _alerts(app: web.Application) -> AsyncIterator[None]:
     async with webhook_post(app[SETTINGS].alert_webhook_url) as post:
-        app[ALERTER] = Alerter(post)
+        app[ALERTER] = Alerter(post, tells=app.get(TELLS))
         yield
 
 

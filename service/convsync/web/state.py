@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from convsync.graph.client import GraphClient
-from convsync.observe.alerts import Alerter
+from convsync.observe.alerts import Alerter, Tells
 from convsync.observe.drift import DriftRecorder
 from convsync.observe.measures import Measures
 from convsync.observe.metrics import AllProcesses, ServiceMetrics, WritePath
@@ -58,4 +58,6 @@ MEASURES: web.AppKey[Measures] = web.AppKey("measures", Measures)
 # Only where one service is several processes.
 ALL_PROCESSES: web.AppKey[AllProcesses] = web.AppKey("all_processes")
 METRICS: web.AppKey[ServiceMetrics] = web.AppKey("metrics", ServiceMetrics)
+# Where one service is several processes: whether this one tells of an alert that others may see too.
+TELLS: web.AppKey[Tells] = web.AppKey("tells")
 ALERTER: web.AppKey[Alerter] = web.AppKey("alerter", Alerter)
