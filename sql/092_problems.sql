@@ -90,7 +90,7 @@ as $$
 $$;
 
 create or replace function convsync_api.take_alerts(
-  p_again_seconds numeric default 86400, p_hold_seconds numeric default 300, p_limit integer default 3
+  p_again_seconds numeric default 86400, p_hold_seconds numeric default 300, p_limit integer default 1000, p_look_seconds numeric default 0
 )
 returns table (page_id text, problem text, state text, since timestamptz, details jsonb)
 language plpgsql
@@ -101,6 +101,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz;
+  v_looked_at timestamptz;
   v_problems jsonb;
 begin
   if p_again_seconds is null or p_again_seconds <= 0 then
@@ -114,50 +115,65 @@ begin
     return;
   end if;
   v_now := convsync_api._now();
-  select coalesce(jsonb_agg(to_jsonb(p) order by p.page_id, p.problem), '[]') into v_problems from convsync_api._problems(convsync_api._standings()) p;
+  select l.looked_at into v_looked_at from convsync.alert_looks l;
+  -- A look in the future is of a clock that was wrong.
+  if v_looked_at is null or v_looked_at not between v_now - coalesce(p_look_seconds, 0) * interval '1 second' and v_now
+    or coalesce(p_look_seconds, 0) <= 0
+  then
+    select coalesce(jsonb_agg(to_jsonb(p) order by p.page_id, p.problem), '[]') into v_problems
+    from convsync_api._problems(convsync_api._standings()) p;
 
-  insert into convsync.alerts as a (page_id, problem, since, details)
-  select p.page_id, p.problem, v_now, p.details
-  from jsonb_to_recordset(v_problems) p (page_id text, problem text, details jsonb)
-  on conflict on constraint alerts_pkey do update
-  set details = excluded.details, over_at = null
-  where a.details <> excluded.details or a.over_at is not null;
-  update convsync.alerts a
-  set over_at = v_now
-  where a.over_at is null
-    and not exists (
-      select from jsonb_to_recordset(v_problems) p (page_id text, problem text)
-      where p.page_id = a.page_id and p.problem = a.problem)
-    -- A run that is tried again has not done better yet.
-    and not exists (
-      select from convsync.sync_runs r
-      where r.page_id = a.page_id and r.run_id = (a.details ->> 'run_id')::bigint and r.status in ('queued', 'running', 'paused'));
-  -- Of what nobody was told, nobody needs to be told that it is over.
-  delete from convsync.alerts a
-  where a.over_at is not null and a.told_at is null and coalesce(a.taken_until, '-infinity') <= v_now;
+    insert into convsync.alerts as a (page_id, problem, since, details)
+    select p.page_id, p.problem, v_now, p.details
+    from jsonb_to_recordset(v_problems) p (page_id text, problem text, details jsonb)
+    on conflict on constraint alerts_pkey do update
+    set details = excluded.details, over_at = null
+    where a.details <> excluded.details or a.over_at is not null;
+    update convsync.alerts a
+    set over_at = v_now
+    where a.over_at is null
+      and not exists (
+        select from jsonb_to_recordset(v_problems) p (page_id text, problem text)
+        where p.page_id = a.page_id and p.problem = a.problem)
+      -- A run that is tried again has not done better yet.
+      and not exists (
+        select from convsync.sync_runs r
+        where r.page_id = a.page_id and r.run_id = (a.details ->> 'run_id')::bigint and r.status in ('queued', 'running', 'paused'));
+    -- Of what nobody was told, nobody needs to be told that it is over.
+    delete from convsync.alerts a
+    where a.over_at is not null and a.told_at is null and coalesce(a.taken_until, '-infinity') <= v_now;
+    insert into convsync.alert_looks as l (looked_at) values (v_now)
+    on conflict on constraint alert_looks_pkey do update set looked_at = excluded.looked_at;
+  end if;
 
   return query
-  update convsync.alerts a
-  set taken_until = v_now + p_hold_seconds * interval '1 second'
-  from (
-    select t.page_id, t.problem
+  with due as materialized (
+    select t.page_id, t.problem, t.since, t.over_at is null as firing
     from convsync.alerts t
     where (t.told_at is null or t.over_at is not null or t.told_at <= v_now - p_again_seconds * interval '1 second')
       and coalesce(t.taken_until, '-infinity') <= v_now
-    order by t.since, t.page_id, t.problem
-    limit greatest(coalesce(p_limit, 3), 1)
-  ) t
+  ), taken as (
+    -- Of one kind, so that what befell many Pages can be told as one.
+    select d.page_id, d.problem
+    from due d
+    where (d.problem, d.firing) = (select f.problem, f.firing from due f order by f.since, f.problem, f.page_id limit 1)
+    order by d.since, d.page_id
+    limit greatest(coalesce(p_limit, 1000), 1)
+  )
+  update convsync.alerts a
+  set taken_until = v_now + p_hold_seconds * interval '1 second'
+  from taken t
   where a.page_id = t.page_id and a.problem = t.problem
   returning a.page_id, a.problem, case when a.over_at is null then 'firing' else 'resolved' end, a.since, a.details;
 end
 $$;
-comment on function convsync_api.take_alerts(numeric, numeric, integer) is
-$c$The problems of Pages that somebody is to be told of now, at most p_limit: each once, again after p_again_seconds while it stands,
-and once as resolved. problem: token_invalid, sync_failed, sync_partial, deletions_held_back, webhooks_silent or sync_overdue; state: firing or resolved;
-details: run_id, mode, reason, .., never what was said in a conversation. Whoever took one calls alert_told once it was; until then, or for p_hold_seconds, nobody
-else is given it, and then it is offered again. Errors: ZC003.$c$;
+comment on function convsync_api.take_alerts(numeric, numeric, integer, numeric) is
+$c$The Pages of which somebody is to be told now, at most p_limit: all with the same problem, in the same state. Each is given once, again after p_again_seconds
+while it stands, and once as resolved. problem: token_invalid, sync_failed, sync_partial, deletions_held_back, webhooks_silent or sync_overdue; state: firing or
+resolved; details: run_id, mode, reason, .., never what was said in a conversation. What is wrong is looked for if nobody has within p_look_seconds: it takes about a millisecond a
+Page. Whoever took some calls alert_told once they were told; until then, or for p_hold_seconds, nobody else is given them, and then they are offered again. Errors: ZC003.$c$;
 
-create or replace function convsync_api.alert_told(p_page_id text, p_problem text, p_state text)
+create or replace function convsync_api.alert_told(p_page_ids text[], p_problem text, p_state text)
 returns void
 language plpgsql
 volatile
@@ -171,17 +187,17 @@ begin
     raise exception 'state must be firing or resolved' using errcode = 'ZC003', hint = 'p_state';
   end if;
   if p_state = 'resolved' then
-    delete from convsync.alerts a where a.page_id = p_page_id and a.problem = p_problem and a.over_at is not null;
+    delete from convsync.alerts a where a.page_id = any (p_page_ids) and a.problem = p_problem and a.over_at is not null;
   end if;
   -- What came back while it was told that it is over has to be told anew.
   update convsync.alerts a
   set told_at = case p_state when 'firing' then v_now end, taken_until = null,
     since = case p_state when 'firing' then a.since else v_now end
-  where a.page_id = p_page_id and a.problem = p_problem;
+  where a.page_id = any (p_page_ids) and a.problem = p_problem;
 end
 $$;
-comment on function convsync_api.alert_told(text, text, text) is
-  'Somebody was told what take_alerts gave, in that state. Told twice, or of what is forgotten by now, it changes nothing. Errors: ZC003.';
+comment on function convsync_api.alert_told(text[], text, text) is
+$c$Somebody was told of these Pages what take_alerts gave, in that state. Told twice, or of what is forgotten by now, it changes nothing. Errors: ZC003.$c$;
 
 create or replace function convsync_api.page_metrics()
 returns jsonb

@@ -1231,22 +1231,26 @@ class Store:
         found: Json = await self._value("select convsync_api.certificate_metrics()")
         return found
 
-    async def take_alerts(self, *, again_seconds: float, hold_seconds: float, limit: int) -> list[Alert]:
-        """What somebody is to be told of; this caller's for `hold_seconds`."""
+    async def take_alerts(
+        self, *, again_seconds: float, hold_seconds: float, limit: int, look_seconds: float
+    ) -> list[Alert]:
+        """Pages with one problem that somebody is to be told of; this caller's for `hold_seconds`."""
         return await self._all(
             Alert,
             """select * from convsync_api.take_alerts(p_again_seconds => %(again_seconds)s::numeric,
-               p_hold_seconds => %(hold_seconds)s::numeric, p_limit => %(limit)s)""",
+               p_hold_seconds => %(hold_seconds)s::numeric, p_limit => %(limit)s,
+               p_look_seconds => %(look_seconds)s::numeric)""",
             again_seconds=again_seconds,
             hold_seconds=hold_seconds,
             limit=limit,
+            look_seconds=look_seconds,
         )
 
-    async def alert_told(self, *, page_id: str, problem: str, state: str) -> None:
+    async def alert_told(self, *, page_ids: Sequence[str], problem: str, state: str) -> None:
         await self._value(
-            """select convsync_api.alert_told(p_page_id => %(page_id)s, p_problem => %(problem)s,
+            """select convsync_api.alert_told(p_page_ids => %(page_ids)s, p_problem => %(problem)s,
                p_state => %(state)s)""",
-            page_id=page_id,
+            page_ids=list(page_ids),
             problem=problem,
             state=state,
         )

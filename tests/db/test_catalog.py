@@ -20,6 +20,7 @@ NOT_BY_PAGE = {
     "installation_secrets": "one row for the whole database",
     "sync_schedule": "one row for the whole database",
     "loss_meter": "one row for the whole database",
+    "alert_looks": "one row for the whole database",
     "feed_epochs": "where the whole database has lived",
     "feed_consumers": "a consumer reads the changes of any number of Pages",
     "outgoing_webhooks": "a webhook is told of any number of Pages",

@@ -105,24 +105,30 @@ class Mirror:
     def token(self, state: str) -> None:
         call(self.service, "select convsync_api.mark_token(%(p)s, %(s)s, 'expired')", p=PAGE, s=state)
 
-    def take(self, connection: Connection | None = None, *, limit: int = 3) -> list[Json]:
+    def take(self, connection: Connection | None = None, *, limit: int = 3, look: float = 0) -> list[Json]:
         return rows(
             connection or self.service,
-            "select * from convsync_api.take_alerts(86400, %(hold)s, %(limit)s)",
+            "select * from convsync_api.take_alerts(86400, %(hold)s, %(limit)s, %(look)s::numeric)",
             hold=HOLD,
             limit=limit,
+            look=look,
         )
 
-    def tell(self, *, limit: int = 3) -> list[tuple[str, str]]:
-        """Take what there is, and say that it was told."""
-        taken = self.take(limit=limit)
-        for one in taken:
+    def tell(self) -> list[tuple[str, str]]:
+        """Take all there is, kind by kind, and say that it was told."""
+        told: list[tuple[str, str]] = []
+        while taken := self.take():
+            kinds = {(one["problem"], one["state"]) for one in taken}
+            ((problem, state),) = kinds
             rows(
                 self.service,
-                "select convsync_api.alert_told(%(page_id)s, %(problem)s, %(state)s)",
-                **{name: one[name] for name in ("page_id", "problem", "state")},
+                "select convsync_api.alert_told(%(page_ids)s, %(problem)s, %(state)s)",
+                page_ids=[one["page_id"] for one in taken],
+                problem=problem,
+                state=state,
             )
-        return [(one["problem"], one["state"]) for one in taken]
+            told += [(problem, state)] * len(taken)
+        return told
 
     def metrics(self) -> Json:
         found: Json = call(self.service, "select convsync_api.page_metrics()")
@@ -210,15 +216,15 @@ def test_each_problem_is_told_once_with_what_is_known_of_it_and_again_when_it_is
         "details": details,
     }
     mirror.clock(DAY)  # nobody said that it was told
-    assert (problem, "firing") in mirror.tell(limit=10)
+    assert (problem, "firing") in mirror.tell()
     for _ in range(3):
-        assert problem not in dict(mirror.tell(limit=10)), "it was told"
+        assert problem not in dict(mirror.tell()), "it was told"
     mirror.clock(2 * DAY + 1)
-    assert (problem, "firing") in mirror.tell(limit=10), "it still stands a day later"
+    assert (problem, "firing") in mirror.tell(), "it still stands a day later"
 
     mend(mirror)
     assert mirror.problems() == {}
-    assert (problem, "resolved") in mirror.tell(limit=10)
+    assert (problem, "resolved") in mirror.tell()
     assert mirror.tell() == []
     assert mirror.owner.execute("select from convsync.alerts").fetchall() == []
 
@@ -292,7 +298,7 @@ def test_what_comes_back_while_its_end_is_told_is_told_anew(mirror: Mirror) -> N
     mirror.clock(MINUTE)
     mirror.fail()
     assert mirror.take() == [], "its end is being told"
-    call(mirror.service, "select convsync_api.alert_told(%(p)s, 'sync_failed', 'resolved')", p=PAGE)
+    call(mirror.service, "select convsync_api.alert_told(array[%(p)s], 'sync_failed', 'resolved')", p=PAGE)
     (taken,) = mirror.take()
     assert (taken["state"], taken["since"]) == ("firing", at(MINUTE))
 
@@ -335,6 +341,38 @@ def test_however_many_pages_have_it_few_are_taken_at_once_and_each_is_told(mirro
         assert len(taken) <= 3
         found += [one["page_id"] for one in taken]
     assert sorted(found) == pages
+
+
+def test_what_many_pages_have_is_taken_together_and_nothing_else_with_it(mirror: Mirror) -> None:
+    pages = [f"9{number:03}" for number in range(7)]
+    mirror.succeed("full")
+    mirror.token("invalid")
+    for page_id in pages:
+        mirror.add_page(page_id)
+        mirror.fail(page_id=page_id)
+    taken = [mirror.take(limit=100) for _ in range(3)]
+    assert [{one["problem"] for one in each} for each in taken] == [{"sync_failed"}, {"token_invalid"}, set()]
+    assert sorted(one["page_id"] for one in taken[0]) == pages
+
+
+def test_one_look_serves_all_who_ask_within_its_time(mirror: Mirror, connect: Connect) -> None:
+    mirror.succeed("full")
+    assert mirror.take(look=8) == []
+    mirror.fail()
+    mirror.clock(8)
+    assert mirror.take(look=8) == [], "somebody has looked"
+    mirror.clock(8.5)
+    assert [one["problem"] for one in mirror.take(look=8)] == ["sync_failed"]
+    # What is offered again is, whoever looked.
+    mirror.clock(8.5 + HOLD)
+    mirror.take(look=8)
+    mirror.owner.execute("update convsync.alerts set taken_until = null")
+    assert [one["problem"] for one in mirror.take(look=8)] == ["sync_failed"]
+    # A clock that was ahead keeps nobody from looking.
+    mirror.owner.execute("update convsync.alert_looks set looked_at = looked_at + interval '1 year'")
+    mirror.succeed()
+    mirror.owner.execute("update convsync.alerts set told_at = since, taken_until = null")
+    assert [one["state"] for one in mirror.take(look=8)] == ["resolved"]
 
 
 def test_a_page_that_is_removed_needs_nobody_any_more(mirror: Mirror) -> None:
@@ -383,7 +421,7 @@ def test_times_that_make_no_sense_are_refused(service: Connection, arguments: st
         service.execute(f"select convsync_api.take_alerts({arguments})")  # type: ignore[arg-type]
     assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("ZC003", hint)
     with pytest.raises(psycopg.DatabaseError) as refused:
-        service.execute("select convsync_api.alert_told('1', 'sync_failed', 'told')")
+        service.execute("select convsync_api.alert_told('{1}', 'sync_failed', 'told')")
     assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("ZC003", "p_state")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
@@ -30,14 +31,14 @@ class Database:
         self.told: list[tuple[str, str, str]] = []
 
     async def take_alerts(self, **how: Any) -> Sequence[Alert]:
-        assert how == {"again_seconds": 86_400.0, "hold_seconds": 600.0, "limit": 3}
+        assert how == {"again_seconds": 86_400.0, "hold_seconds": 600.0, "limit": 1000, "look_seconds": 8.0}
         taken = self.given.pop(0) if self.given else []
         if isinstance(taken, Exception):
             raise taken
         return taken
 
-    async def alert_told(self, *, page_id: str, problem: str, state: str) -> None:
-        self.told.append((page_id, problem, state))
+    async def alert_told(self, *, page_ids: Sequence[str], problem: str, state: str) -> None:
+        self.told += [(page_id, problem, state) for page_id in page_ids]
 
 
 async def test_what_was_told_is_said_to_be_and_what_was_not_is_not() -> None:
@@ -49,6 +50,24 @@ async def test_what_was_told_is_said_to_be_and_what_was_not_is_not() -> None:
     database = Database([alert("1"), alert("2")], [alert("3", state="resolved")])
     await ProblemWatch(database, Alerter(post)).look()
     assert database.told == [("1", "sync_failed", "firing"), ("3", "sync_failed", "resolved")]
+
+
+async def test_what_befell_many_pages_is_one_notice_that_names_some() -> None:
+    pages = [str(number) for number in range(312)]
+    bodies: list[Any] = []
+
+    async def post(body: bytes) -> int:
+        bodies.append(orjson.loads(body))
+        return 204
+
+    database = Database([alert(page_id, "token_invalid") for page_id in pages], [alert(one) for one in "123"])
+    await ProblemWatch(database, Alerter(post)).look()
+    assert len(database.told) == 315
+    together, *each = bodies
+    assert together["details"] == {"pages": 312, "page_ids": pages[:20]}
+    assert together["text"].startswith("convsync: token_invalid of 312 Pages: 0, 1, 2,")
+    assert together["text"].splitlines()[0].endswith(", 19, ..")
+    assert [one["details"]["page_id"] for one in each] == ["1", "2", "3"]
 
 
 async def test_without_an_address_the_log_is_told_and_that_is_enough() -> None:

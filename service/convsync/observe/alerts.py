@@ -307,8 +307,12 @@ def _with_ids(remedy: str, details: Json) -> str:
 
 
 def _text(notice: Json) -> str:
-    whose = f" of Page {notice['details']['page_id']}" if "page_id" in notice["details"] else ""
-    what = f"convsync: {notice['alert']}{whose}"
+    what, details = f"convsync: {notice['alert']}", notice["details"]
+    if "page_id" in details:
+        what += f" of Page {details['page_id']}"
+    elif "page_ids" in details:
+        named = [*details["page_ids"], *([".."] if details["pages"] > len(details["page_ids"]) else [])]
+        what += f" of {details['pages']} Pages: {', '.join(named)}"
     if notice["state"] == "resolved":
         return f"{what} is over."
     return f"{what}\n{notice['summary']}\n{notice['remedy']}"

@@ -13,14 +13,18 @@ from typing import Final, Protocol
 import structlog
 
 from convsync.errors import ConvsyncError
+from convsync.facts import Json
 from convsync.observe.alerts import PROBLEMS, Alerter, Problem
 from convsync.store import Alert
 
 LOOK_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 86_400.0
-# Longer than it takes to try so many in vain.
+# Longer than it takes to try `_EACH` notices in vain.
 _HOLD_SECONDS: Final = 600.0
-_AT_ONCE: Final = 3
+_AT_ONCE: Final = 1000
+# Of more Pages than this with one problem, one notice tells; it names some.
+_EACH: Final = 3
+_NAMED: Final = 20
 
 _log = structlog.get_logger(__name__)
 
@@ -29,10 +33,10 @@ class AlertStore(Protocol):
     """What the database knows of who is to be told."""
 
     async def take_alerts(
-        self, *, again_seconds: float, hold_seconds: float, limit: int
+        self, *, again_seconds: float, hold_seconds: float, limit: int, look_seconds: float
     ) -> Sequence[Alert]: ...
 
-    async def alert_told(self, *, page_id: str, problem: str, state: str) -> None: ...
+    async def alert_told(self, *, page_ids: Sequence[str], problem: str, state: str) -> None: ...
 
 
 class ProblemWatch:
@@ -64,13 +68,25 @@ class ProblemWatch:
     async def look(self) -> None:
         """Tell all that is to be told now."""
         while taken := await self._store.take_alerts(
-            again_seconds=_AGAIN_SECONDS, hold_seconds=_HOLD_SECONDS, limit=_AT_ONCE
+            again_seconds=_AGAIN_SECONDS,
+            hold_seconds=_HOLD_SECONDS,
+            limit=_AT_ONCE,
+            # One look serves all processes, and each finds its own of the last time too old.
+            look_seconds=LOOK_SECONDS * 0.8,
         ):
-            for one in taken:
-                problem = PROBLEMS.get(one.problem) or _unheard_of(one.problem)
-                details = {"page_id": one.page_id, **one.details}
-                if await self._alerter.tell(problem, one.state, one.since, details):
-                    await self._store.alert_told(page_id=one.page_id, problem=one.problem, state=one.state)
+            for together in [[one] for one in taken] if len(taken) <= _EACH else [taken]:
+                await self._tell(together)
+
+    async def _tell(self, alerts: Sequence[Alert]) -> None:
+        """All of them in one notice: they have the problem and the state in common."""
+        first = alerts[0]
+        problem = PROBLEMS.get(first.problem) or _unheard_of(first.problem)
+        page_ids = [one.page_id for one in alerts]
+        details: Json = {"page_id": first.page_id, **first.details}
+        if len(alerts) > 1:
+            details = {"pages": len(alerts), "page_ids": page_ids[:_NAMED]}
+        if await self._alerter.tell(problem, first.state, min(one.since for one in alerts), details):
+            await self._store.alert_told(page_ids=page_ids, problem=first.problem, state=first.state)
 
 
 def _unheard_of(name: str) -> Problem:
