@@ -613,14 +613,15 @@ async def status(page_id: str | None, checksum: bool, json_: bool) -> None:
 
 @main.command()
 @click.argument("page_id", required=False)
+@click.option("--test-alert", is_flag=True, help="Send a test notice to CONVSYNC_ALERT_WEBHOOK_URL.")
 @as_json
 @command
-async def doctor(page_id: str | None, json_: bool) -> int:
+async def doctor(page_id: str | None, test_alert: bool, json_: bool) -> int:
     """Whether everything is there: settings, database, clocks, tokens, permissions, subscriptions.
 
     Of each problem: what is wrong, why it matters, and the command that mends it. Exits 1 if there is one.
     """
-    checks = await examine(load_settings(), page_id)
+    checks = await examine(load_settings(), page_id, test_alert=test_alert)
     if json_:
         print_json(doctor_command.as_json(checks))
     else:

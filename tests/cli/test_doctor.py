@@ -39,6 +39,7 @@ from faults.processes import Commands, commands
 from own_server import LOGIN, install, own_server
 from secrets_hunt import marked, marked_key
 from sync.world import World, open_world
+from unit.webhook_receiver import listening
 
 PAGE = "100000000000001"
 ADD = f"convsync page add {PAGE} --token-stdin"
@@ -97,9 +98,13 @@ class Patient:
     today: date | None = None
     page_id: str | None = None
 
-    async def examine(self) -> list[Check]:
+    async def examine(self, *, test_alert: bool = False) -> list[Check]:
         return await examine(
-            Settings(_env_file=None, **self.settings), self.page_id, now=self.now, today=self.today
+            Settings(_env_file=None, **self.settings),
+            self.page_id,
+            test_alert=test_alert,
+            now=self.now,
+            today=self.today,
         )
 
 
@@ -134,6 +139,32 @@ async def patient(own: Own, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pa
 
 def problems(checks: list[Check]) -> dict[str, str | None]:
     return {str(one.problem): one.mend for one in checks if one.state == "problem"}
+
+
+async def test_a_test_notice_says_whether_anybody_is_told(patient: Patient) -> None:
+    mend = "set CONVSYNC_ALERT_WEBHOOK_URL in .env, restart the service, then: convsync doctor --test-alert"
+    assert problems(await patient.examine(test_alert=True)) == {"no_alert_webhook": mend}
+    token = marked("alert-hook")
+    async with listening() as receiver:
+        patient.settings["alert_webhook_url"] = SecretStr(f"{receiver.url}?token={token}")
+        assert problems(await patient.examine()) == {}
+        assert receiver.bodies == [], "nobody asked for it"
+
+        checks = await patient.examine(test_alert=True)
+        assert problems(checks) == {}
+        assert [one.state for one in checks if one.check == "alerting"] == ["ok"]
+        (notice,) = [json.loads(body) for body in receiver.bodies]
+        assert (notice["alert"], notice["state"]) == ("test", "firing")
+        assert notice["text"].startswith("convsync: test\nThis is a test")
+
+        receiver.status = lambda number: 404
+        checks = await patient.examine(test_alert=True)
+        assert problems(checks) == {"alert_not_taken": mend}
+        assert "status 404" in str(checks)
+        assert token not in str(checks)
+    checks = await patient.examine(test_alert=True)
+    assert "ClientConnectorError" in str(checks)
+    assert token not in str(checks)
 
 
 async def test_nothing_is_wrong_with_a_healthy_installation(patient: Patient) -> None:

@@ -15,6 +15,7 @@ from convsync.database.bootstrap import Urls, open_database
 from convsync.database.embedded import EmbeddedError
 from convsync.database.installer import InstallError
 from convsync.database.probe import Probe, probe
+from convsync.doctor.alerting import check_alerting
 from convsync.doctor.check import Check, ok, problem, skipped
 from convsync.doctor.installation import (
     check_clocks,
@@ -40,14 +41,17 @@ async def examine(
     settings: Settings,
     page_id: str | None = None,
     *,
+    test_alert: bool = False,
     now: Callable[[], float] = time.time,
     today: date | None = None,
 ) -> list[Check]:
     """Look at everything, with this Page or every Page. Raises NotFound for a Page that is not there.
 
-    `now` is this machine's clock, in seconds since the epoch.
+    `now` is this machine's clock, in seconds since the epoch. `test_alert` sends a notice to whoever is told.
     """
     checks = list(check_settings(settings, today))
+    if test_alert:
+        checks.append(await check_alerting(settings))
     graph_clock, graph_check = await _graph_clock(settings.graph_url, now)
     checks.append(graph_check)
     try:

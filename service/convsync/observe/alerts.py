@@ -254,7 +254,7 @@ class Alerter:
 
     async def _send(self, notice: Json) -> bool:
         assert self._post is not None  # noqa: S101 - else nothing waits
-        body = orjson.dumps({**notice, "text": _text(notice)}, default=str)
+        body = _body(notice)
         for attempt in range(1, _ATTEMPTS + 1):
             status = error = None
             try:
@@ -279,11 +279,10 @@ class Alerter:
         return False
 
 
-def _logged(
+def _notice(
     what: Cause | Problem, state: Literal["firing", "resolved"], since: datetime, details: Json
 ) -> Json:
-    """The notice, once it is in the log."""
-    notice: Json = {
+    return {
         "alert": what.name,
         "state": state,
         "since": since.astimezone(UTC).isoformat(),
@@ -291,11 +290,32 @@ def _logged(
         "remedy": _with_ids(what.remedy, details),
         "details": details,
     }
+
+
+def _logged(
+    what: Cause | Problem, state: Literal["firing", "resolved"], since: datetime, details: Json
+) -> Json:
+    """The notice, once it is in the log."""
+    notice = _notice(what, state, since, details)
     if state == "firing":
         _log.error("alert", **notice)
     else:
         _log.info("alert", **notice)
     return notice
+
+
+def _body(notice: Json) -> bytes:
+    return orjson.dumps({**notice, "text": _text(notice)}, default=str)
+
+
+async def send_test(post: Post) -> str | None:
+    """Send one notice of which nothing is to be done; why it was not taken, if so."""
+    test = Problem("test", "This is a test of the alert webhook: nothing is wrong.", "Nothing is to be done.")
+    try:
+        status = await post(_body(_notice(test, "firing", datetime.now(UTC), {})))
+    except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+        return type(failure).__name__  # its text may hold the URL
+    return None if 200 <= status < 300 else f"status {status}"
 
 
 def _with_ids(remedy: str, details: Json) -> str:
