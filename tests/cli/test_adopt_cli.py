@@ -202,7 +202,7 @@ def test_without_an_old_database_it_names_the_setting(run: Run, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("url", "code", "told"),
     [
-        ("postgresql://u:{}@127.0.0.1:1/old", 1, "the old database cannot be reached"),
+        ("postgresql://u:{}@127.0.0.1:1/old", 1, "the old database cannot be reached: nobody listens at"),
         ("postgresql://u:{}@[/old", 2, "CONVSYNC_ADOPT_URL: Value error, must be like postgresql://"),
     ],
     ids=["nobody there", "no address"],

@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 from psycopg.types.json import set_json_loads
 
-from convsync.errors import ConvsyncError, DatabaseUnavailable, from_database
+from convsync.errors import ConvsyncError, DatabaseUnavailable, from_database, why_unreachable
 from convsync.facts import Json
 
 CONVERSATIONS: Final = "messenger_conversations"
@@ -284,6 +284,8 @@ async def _begin(connection: psycopg.AsyncConnection[Any]) -> tuple[datetime, st
 def _told(error: psycopg.Error) -> OldDatabaseError:
     """Without what names host and login."""
     found = from_database(error)
+    if why := why_unreachable(error):
+        return OldDatabaseError(f"the old database cannot be reached: {why}")
     if isinstance(found, DatabaseUnavailable):
         return OldDatabaseError("the old database cannot be reached, or has ended the connection")
     return OldDatabaseError(f"the old database: {found.message}", sqlstate=found.sqlstate)
