@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+import promtool
 from convsync.settings import Settings
 from convsync.web.app import STOP_SECONDS
 
@@ -163,6 +164,21 @@ def test_prometheus_scrapes_what_the_service_serves_with_the_key_it_is_given() -
     assert job["authorization"]["credentials_file"] == config["target"]
     assert job["static_configs"] == [{"targets": ["convsync:8080"]}]
     assert job.get("metrics_path", "/metrics") == "/metrics"
+
+
+def test_prometheus_takes_its_settings(tmp_path: Path) -> None:
+    """With the files where compose.yaml puts them."""
+    text = (ROOT / "deploy" / "prometheus.yml").read_text("utf-8")
+    (tmp_path / "key").write_text("a key", encoding="utf-8")
+    for volume in COMPOSE["services"]["prometheus"]["volumes"][:2]:
+        source, target, _ = volume.split(":")
+        text = text.replace(target, str(ROOT / source))
+    (config,) = COMPOSE["services"]["prometheus"]["configs"]
+    here = tmp_path / "prometheus.yml"
+    here.write_text(text.replace(config["target"], str(tmp_path / "key")), encoding="utf-8")
+    code, said = promtool.run("check", "config", here)
+    assert code == 0, said
+    assert "rules found" in said
 
 
 # Dockerfile and unit
