@@ -50,7 +50,7 @@ from convsync.doctor import command as doctor_command
 from convsync.doctor import examine
 from convsync.erasing import horizon
 from convsync.erasing import purge as purge_page
-from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison
+from convsync.errors import AlreadyRunning, ConvsyncError, from_database, is_poison, why_unreachable
 from convsync.graph.client import GraphClient
 from convsync.graph.errors import GraphError
 from convsync.graph.versions import warn_of_version
@@ -109,6 +109,8 @@ def _told(error: Exception) -> click.ClickException | None:
         case ConvsyncError():
             return Failure(error.message)
         case psycopg.Error():
+            if why := why_unreachable(error):
+                return Failure(f"the database cannot be reached: {why}")
             return Failure(f"the database: {from_database(error).message}")
         case SettingsError():
             return click.UsageError(str(error))

@@ -7,7 +7,8 @@ is the only place that knows all three. A private SQLSTATE (`ZC...`) arrives fro
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import re
+from typing import Any, ClassVar, Final
 
 import orjson
 import psycopg
@@ -150,6 +151,41 @@ def from_database(error: psycopg.Error | psycopg_pool.PoolTimeout | psycopg_pool
     if kind is BadData and diag and diag.constraint_name:
         detail["constraint"] = diag.constraint_name
     return kind(message, detail=detail, sqlstate=state)
+
+
+# What libpq says where no connection comes about, as a person is told of it: without host, login and file.
+_WHY: Final = tuple(
+    (re.compile(said), told)
+    for said, told in (
+        ("certificate verify failed", "its certificate was not issued by the one in sslrootcert"),
+        ("root certificate file .* does not exist", "the file of sslrootcert is not there"),
+        ("does not match host name", "its certificate is for another host name"),
+        ("server does not support SSL", "it speaks no TLS, which sslmode wants"),
+        ("password authentication failed", "it refuses the login or its password"),
+        ("no password supplied", "it asks for a password, and none is given"),
+        ('role ".*" does not exist', "there is no such login"),
+        ('database ".*" does not exist', "there is no such database on that server"),
+        (
+            "no pg_hba.conf entry",
+            "it lets nobody in that way: pg_hba.conf forbids it, or wants TLS (sslmode)",
+        ),
+        ("too many clients|too many connections|connection slots", "all of its connections are taken"),
+        ("the database system is ", "it is starting or stopping"),
+        ("failed to resolve host|could not translate host name", "the name of its host is not known here"),
+        ("Connection refused", "nobody listens at that address"),
+        ("No such file or directory", "there is no socket in that directory"),
+        ("timeout expired|timed out", "it does not answer in time"),
+        ("No route to host|Network is unreachable", "no way leads to that address"),
+    )
+)
+
+
+def why_unreachable(error: psycopg.Error) -> str | None:
+    """Why no connection came about, for the person who has set the address; None if that is not known."""
+    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
+        return None
+    said = str(error)
+    return next((told for pattern, told in _WHY if pattern.search(said)), None)
 
 
 def is_poison(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.text import Text
 
@@ -24,7 +25,9 @@ from convsync.store import Problem, Store
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What was asked of the database, at one moment or nearly so. `one` Page, or all."""
+    """What was asked of the database, at one moment or nearly so. `one` Page, or all. `embedded_in`: where
+    the database is, if it is not a configured one.
+    """
 
     one: bool
     schema_version: str | None
@@ -35,6 +38,7 @@ class Status:
     feed: Json
     graph: Lifetime
     checksum: Json | None
+    embedded_in: Path | None
 
     def as_json(self) -> Json:
         of_all = {"release": __version__, "schema_version": self.schema_version, "pages": self.pages}
@@ -65,11 +69,20 @@ async def ask(store: Store, settings: Settings, page_id: str | None, *, checksum
         feed=lag | {"consumers": [one for one in readers if not one["consumer"].startswith(limited)]},
         graph=lifetime(settings.graph_version),
         checksum=await store.mirror_checksum(page_id=page_id) if page_id and checksum else None,
+        embedded_in=settings.data_dir if settings.embedded else None,
     )
 
 
 def show(status: Status) -> None:
     show_pages(status.pages, token_errors=False)  # they are problems, below
+    if not status.pages and status.embedded_in is not None:
+        # Else who has not the service's settings takes it for a mirror in which nothing is wrong.
+        told = (
+            f"This is the embedded PostgreSQL in {status.embedded_in}: CONVSYNC_DATABASE_URL is not set here."
+            " The Pages of a service are seen with the settings of that service, such as its .env"
+            " (docs/deployment.md)."
+        )
+        stdout.print(Text(escape_controls(told)), soft_wrap=True)
     if (summed := status.checksum) is not None:
         stdout.print(
             f"checksum {summed['checksum']} of {summed['messages']:,} messages"

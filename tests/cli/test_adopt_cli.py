@@ -129,6 +129,40 @@ def test_the_plainest_old_database_is_read_in_whatever_schema(
     assert mirror.execute("select sum(attempts) from convsync.dead_letters").fetchone() == (7,)
 
 
+def test_ids_that_are_none_make_no_page_and_keep_nobody_else_out(
+    run: Run, old: psycopg.Connection[Any], mirror: psycopg.Connection[Any]
+) -> None:
+    """What a program writes for a Page that it does not know, and what PostgreSQL has no index for."""
+    old.execute(PLAIN)
+    old.execute("alter table crm.messenger_conversations add user_id text default 'u1'")
+    old.execute("alter table crm.messenger_conversations alter page_id type text")
+    old.execute(
+        """insert into crm.messenger_conversations values (5, 'undefined', '2001'), (6, 'undefined', '2002'),
+             (7, repeat(md5('x') || md5('y'), 100), '2001'), (8, '1001', repeat(md5('x') || md5('y'), 100));
+           insert into crm.contact_interaction_events
+           select c, 'message_received', '2026-02-01 10:01:00',
+             json_build_object('message_id', m, 'text', 'hello')
+           from (values (5, 'm_5'), (6, 'm_5'), (7, 'm_7'), (8, 'm_8'), (2, repeat('z', 3000))) s (c, m)"""
+    )
+    dry = run("--dry-run", "--json")
+    done = run("--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["new"] == json.loads(dry.stdout)["new"]
+    assert document["new"] == {
+        "conversations": 1,
+        "messages": 1,
+        "statuses": 0,
+        "dead_letters": 7 + 4 + 5,
+        "owners": 1,
+    }
+    assert document["not_repaired"]["conversations_without_person"] == 2 + 4
+    assert document["repaired"]["messages_with_several_people"] == 0
+    assert [page["page_id"] for page in document["pages"]] == ["1001"]
+    assert mirror.execute("select page_id from convsync.pages").fetchall() == [("1001",)]
+    assert not any(json.loads(run("--json").stdout)["new"].values())
+
+
 def test_it_tells_a_person_what_it_did(run: Run, old: psycopg.Connection[Any]) -> None:
     old.execute(PLAIN)
     old.execute("alter table crm.messenger_conversations add user_id text, add lead_score integer")
@@ -168,7 +202,7 @@ def test_without_an_old_database_it_names_the_setting(run: Run, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("url", "code", "told"),
     [
-        ("postgresql://u:{}@127.0.0.1:1/old", 1, "the old database cannot be reached"),
+        ("postgresql://u:{}@127.0.0.1:1/old", 1, "the old database cannot be reached: nobody listens at"),
         ("postgresql://u:{}@[/old", 2, "CONVSYNC_ADOPT_URL: Value error, must be like postgresql://"),
     ],
     ids=["nobody there", "no address"],
@@ -217,6 +251,16 @@ def test_what_is_not_the_old_schema_is_told_by_table_and_column(
     old.execute(change)
     done = run()
     assert (done.exit_code, told in done.output.replace("\n", " ")) == (1, True), done.output
+
+
+def test_json_that_nobody_can_read_is_told_and_shows_no_traceback(
+    run: Run, old: psycopg.Connection[Any]
+) -> None:
+    old.execute(PLAIN)
+    old.execute("""update crm.contact_interaction_events set metadata = '{"n": 1e400}'""")
+    done = run()
+    assert (done.exit_code, "Traceback" in done.output) == (1, False), done.output
+    assert "a row of it has JSON that cannot be read: number is infinity" in done.output
 
 
 def test_rows_that_security_hides_are_an_error_and_not_a_smaller_database(

@@ -62,6 +62,19 @@ def run(step: str, url: str, directory: Path, programs: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("step", "program"), [("backup", "pg_dump"), ("restore", "pg_restore")])
+def test_with_docker_it_is_the_same_command_in_the_container(step: str, program: str) -> None:
+    def options(command: str) -> set[str]:
+        where = ("--file", "--dbname", "--username")
+        return {one for one in re.findall(r"--[^ ]+", command) if not one.startswith(where)}
+
+    (there,) = re.findall(
+        rf"^docker compose exec -T postgres ({program} .*)$", DEPLOYMENT.read_text("utf-8"), re.MULTILINE
+    )
+    assert options(there) == options(told(step)) != set()
+    assert "--username convsync_owner" in there
+
+
 @pytest.fixture
 async def world(database: Any) -> AsyncIterator[World]:
     async with open_world(database, conversations=30) as world:

@@ -153,8 +153,7 @@ async def test_database_that_is_away_is_one_line_without_its_password(cli: Comma
         for arguments in (("status", "--json"), ("migrate",), ("migrate", "--check"), ("sync", "1")):
             code, out, err = await cli.run(*arguments, **environment)
             assert (code, out) == (1, ""), err
-            assert "database" in err.lower()
-            assert "Traceback" not in err
+            assert "the database cannot be reached: nobody listens at that address" in err
             assert SECRET not in err
 
 

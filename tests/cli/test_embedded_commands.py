@@ -107,6 +107,16 @@ def postmasters(directory: Path) -> set[str]:
     return {pid for pid, parent in parents.items() if parent not in parents}
 
 
+async def test_who_has_not_the_settings_of_a_service_is_told_what_was_looked_at(
+    directory: Path, started: list[asyncio.subprocess.Process]
+) -> None:
+    """An empty answer from a database that was made for the question is no news of the service's."""
+    code, out, err = await run(directory, started, "status")
+    assert code == 0, err
+    told = f"This is the embedded PostgreSQL in {directory / 'data'}: CONVSYNC_DATABASE_URL is not set here."
+    assert told in out
+
+
 async def test_demo_once_is_exact_and_leaves_no_process(
     directory: Path, started: list[asyncio.subprocess.Process]
 ) -> None:

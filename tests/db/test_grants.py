@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from pydantic import SecretStr
 
 from convsync.database import installer
@@ -21,6 +25,7 @@ from db.test_installer import in_thread, what_is_behind
 from own_server import own_server
 from secrets_hunt import marked
 
+ROOT = Path(__file__).resolve().parents[2]
 # Names that have to be quoted are names too.
 OWNER, OTHER, LOGIN, DATABASE = "plain owner", "other-owner", "Service", "Managed DB"
 STATEMENT = re.compile(r"^  (.+;)$", re.MULTILINE)
@@ -158,3 +163,41 @@ def test_rights_that_a_restore_has_lost_are_given_again(managed: Managed) -> Non
     assert managed.value(
         "select has_table_privilege('convsync_app', 'convsync_read.conversations', 'select')"
     )
+
+
+def test_the_login_that_compose_makes_serves_once_the_owner_has_migrated() -> None:
+    """The image of PostgreSQL runs it as its POSTGRES_USER, who is a superuser there."""
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    environment = compose["services"]["postgres"]["environment"]
+    script = compose["configs"]["service_login"]["content"].replace("$$", "$")
+    password = marked("it's a password; \\q")
+    with own_server() as server:
+        owner, database = "compose_owner", environment["POSTGRES_DB"]
+        told = {"POSTGRES_USER": owner, "POSTGRES_DB": database, "SERVICE_PASSWORD": password}
+        assert told.keys() <= environment.keys()
+        assert environment["POSTGRES_USER"] == "convsync_owner"  # taken, on this server
+        with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as administrator:
+            administrator.execute(f"create role {owner} login superuser".encode())
+        parts = psycopg.conninfo.conninfo_to_dict(server.url(owner, database))
+        done = subprocess.run(  # noqa: S603
+            ["/bin/bash", "-euc", script],
+            env={
+                **told,
+                "PATH": f"{server.psql_path.parent}:{os.environ['PATH']}",
+                "PGHOST": str(parts["host"]),
+                "PGPORT": str(parts["port"]),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        in_thread(server.url(owner, database))
+        with psycopg.connect(server.url("convsync_login", database)) as service:
+            service.execute("select convsync_api.schema_version()")
+        with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as administrator:
+            row = administrator.execute(
+                "select rolpassword like 'SCRAM-SHA-256$%', rolsuper, rolcreaterole from pg_authid"
+                " where rolname = 'convsync_login'"
+            ).fetchone()
+        assert row == (True, False, False)

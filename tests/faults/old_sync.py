@@ -35,6 +35,16 @@ from db import old_algorithm
 from sync.world import World
 
 FIELDS = "id,updated_time,participants,messages.limit(100){id,message,created_time,from}"
+# As a full disk, a wrong type or a missing partition would.
+REFUSES = """
+create function {schema}.refuses() returns trigger language plpgsql as $$
+begin
+  raise exception 'no room for events' using errcode = '23514';
+end
+$$;
+create trigger refuses before insert on {schema}.contact_interaction_events
+for each row execute function {schema}.refuses();
+"""
 Between = Callable[[], Awaitable[None]]
 
 
@@ -62,8 +72,24 @@ class System(Protocol):
         """A sync whose time is over when two pages of the list have been read."""
         ...
 
+    async def sync_what_is_new(self) -> bool:
+        """One sync of the kind that comes every quarter of an hour; whether it says that it succeeded."""
+        ...
+
+    async def sync_for_a_moment(self) -> None:
+        """A sync that has a second."""
+        ...
+
     async def two_syncs_at_once(self) -> int:
         """How many of two that were asked for at once were done."""
+        ...
+
+    async def refuse_events(self) -> None:
+        """From now on its database stores no events."""
+        ...
+
+    async def mirrored(self) -> dict[str, tuple[int, list[str]]]:
+        """By person: how many messages are counted, and the ids of those that are stored."""
         ...
 
     async def webhook(self, conversation: Conversation, message: SimulatedMessage, user: str = "a") -> None:
@@ -113,6 +139,25 @@ class Convsync:
             await runner.run(self._world.page_id, "full", deadline_seconds=1800)
         finally:
             self._world.simulator.calls.begin = begin  # type: ignore[method-assign]
+
+    async def sync_what_is_new(self) -> bool:
+        return (await self._world.sync("incremental")).status == "succeeded"
+
+    async def sync_for_a_moment(self) -> None:
+        assert (await self._world.sync(deadline_seconds=1)).status == "paused"
+
+    async def refuse_events(self) -> None:
+        await self._world.owner.execute(REFUSES.format(schema="convsync"))  # type: ignore[arg-type]
+
+    async def mirrored(self) -> dict[str, tuple[int, list[str]]]:
+        rows = await self._world.rows(
+            """select c.sender_id, c.message_count,
+                 array_agg(e.message_id) filter (where e.message_id is not null) as ids
+               from convsync.messenger_conversations c
+               left join convsync.contact_interaction_events e using (page_id, conversation_id)
+               group by c.page_id, c.conversation_id"""
+        )
+        return {row["sender_id"]: (row["message_count"], row["ids"] or []) for row in rows}
 
     async def two_syncs_at_once(self) -> int:
         outcomes = await asyncio.gather(self._world.sync(), self._world.sync(), return_exceptions=True)
@@ -176,6 +221,25 @@ class Control:
         with self._monkeypatch.context() as patched:
             patched.setattr(old_algorithm, "time", clock)
             assert await self.sync()
+
+    async def sync_what_is_new(self) -> bool:
+        return await self.sync()
+
+    async def sync_for_a_moment(self) -> None:
+        await self.sync()
+
+    async def refuse_events(self) -> None:
+        self._old._connection.execute(REFUSES.format(schema="old").encode())
+
+    async def mirrored(self) -> dict[str, tuple[int, list[str]]]:
+        rows: list[dict[str, Any]] = self._old._connection.execute(
+            """select c.sender_id, c.message_count,
+                 array_agg(e.metadata ->> 'message_id') filter (where e.id is not null) as ids
+               from old.messenger_conversations c
+               left join old.contact_interaction_events e on e.conversation_id = c.id
+               group by c.id"""
+        ).fetchall()
+        return {row["sender_id"]: (row["message_count"], row["ids"] or []) for row in rows}
 
     async def two_syncs_at_once(self) -> int:
         return sum(await asyncio.gather(self.sync(), self.sync()))

@@ -44,6 +44,83 @@ async def overtaken_by_a_webhook(system: System, world: World) -> Complaints:
     return findings(await system.verdict(), "missing", "extra", "differing")
 
 
+async def nothing_is_new(system: System, world: World) -> Complaints:
+    """2: where nothing has changed, nothing is read but the proof of it."""
+    assert await system.sync()
+    before = world.calls()
+    assert await system.sync_what_is_new()
+    calls = world.calls() - before
+    return [] if calls == 1 else [f"{calls} calls"]
+
+
+async def halves_are_left(system: System, world: World) -> Complaints:
+    """3: the events cannot be stored; then their conversations are not there either."""
+    await system.refuse_events()
+    await system.sync()
+    return [f"{person} without messages" for person, (_, ids) in (await system.mirrored()).items() if not ids]
+
+
+async def events_are_optional(system: System, world: World) -> Complaints:
+    """4: the events cannot be stored; nobody may call that a success."""
+    await system.refuse_events()
+    return ["success was claimed"] if await system.sync() else []
+
+
+async def told_to_wait(system: System, world: World) -> Complaints:
+    """6 and 22: Graph says to wait, and somebody asks for another sync: nobody calls until it is over."""
+    world.simulator.faults.add(LIST_CALL, "block", name="messenger_limit", after=1, times=1, seconds=600)
+    for _ in range(2):
+        await system.sync_for_a_moment()
+    totals = world.simulator.calls.totals()[world.page_id]
+    assert totals["errors"] > 0, "it was said"
+    return [f"{totals['blocked']} calls while told to wait"] if totals["blocked"] else []
+
+
+async def somebody_without_id(system: System, world: World) -> Complaints:
+    """7: a deleted account among the participants costs nobody else anything."""
+    deleted = world.simulator.population.conversations[5]
+    deleted.kind = "no_id"
+    world.simulator.population.hold(deleted)
+    try:
+        claimed = await system.sync()
+    except Exception as error:
+        return [f"the sync died of {type(error).__name__}"]
+    complaints = findings(await system.verdict(), "missing", "extra", "differing")
+    return complaints if claimed else ["no success was claimed"]
+
+
+async def only_by_webhook(system: System, world: World) -> Complaints:
+    """15 and 16: what a webhook tells is an event of its conversation; no sync has to bring it."""
+    conversation = world.simulator.population.conversations[0]
+    told = world.simulator.population.new_message(conversation, "in", "are you open today?")
+    await system.webhook(*told)
+    _, ids = (await system.mirrored())[conversation.psid]
+    return [] if ids == [told[1].message_id] else [f"events: {ids}"]
+
+
+async def counted(system: System, world: World) -> Complaints:
+    """19: as many as there are, whether a sync or a webhook brought them."""
+    assert await system.sync()
+    told = world.simulator.population.new_message(
+        world.simulator.population.conversations[0], "in", "one more"
+    )
+    await system.webhook(*told)
+    mirrored = await system.mirrored()
+    return [
+        f"{count} counted of {one.message_count}"
+        for one in world.simulator.population.conversations
+        if (count := mirrored[one.psid][0]) != one.message_count
+    ]
+
+
+async def thread_that_was_deleted(system: System, world: World) -> Complaints:
+    """20: a conversation that the Page's people have deleted does not live on."""
+    assert await system.sync()
+    world.simulator.population.remove(world.simulator.population.conversations[3])
+    assert await system.sync()
+    return findings(await system.verdict(), "extra")
+
+
 async def first_met_by_webhook(system: System, world: World) -> Complaints:
     """5: a conversation that a webhook made is new to the sync all the same."""
     for conversation in world.simulator.population.conversations[:3]:
@@ -136,7 +213,12 @@ async def two_operators(system: System, world: World) -> Complaints:
 
 FLAWS: list[Any] = [
     pytest.param(overtaken_by_a_webhook, id="1 webhook and sync"),
+    pytest.param(nothing_is_new, id="2 all of it"),
+    pytest.param(halves_are_left, id="3 halves"),
+    pytest.param(events_are_optional, id="4 optional events"),
     pytest.param(first_met_by_webhook, id="5 new or not"),
+    pytest.param(told_to_wait, id="6, 22 told to wait"),
+    pytest.param(somebody_without_id, id="7 without id"),
     pytest.param(thread_of_more_than_25, id="8 25 messages"),
     pytest.param(schema_that_moved, id="9 another schema"),
     pytest.param(synced_twice, id="10 doubled events"),
@@ -145,6 +227,9 @@ FLAWS: list[Any] = [
     pytest.param(bad_moment_of_graph, id="13 stops at an error"),
     pytest.param(page_that_never_comes, id="13 claims success"),
     pytest.param(two_operators, id="14 two constraints"),
+    pytest.param(only_by_webhook, id="15, 16 no events by webhook"),
+    pytest.param(counted, id="19 counts"),
+    pytest.param(thread_that_was_deleted, id="20 deleted threads"),
     pytest.param(fields_of_other_types, id="23 other types"),
     pytest.param(ids_as_numbers, id="23 ids as numbers"),
 ]

@@ -160,12 +160,25 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert message.at == TIME
 
 
-@pytest.mark.parametrize("sender", ["", PAGE, "null", "undefined", "erased:7"])
-def test_a_conversation_with_nobody_is_kept_row_by_row(sender: str) -> None:
-    facts, damage = read(("m_1", event()), (None, event()), sender=sender)
+@pytest.mark.parametrize(
+    ("page", "sender"),
+    [
+        *((PAGE, sender) for sender in ("", PAGE, "null", "undefined", "erased:7", "7" * 129)),
+        *((page, ADA) for page in ("", "null", "undefined", "1" * 129)),
+    ],
+)
+def test_a_conversation_with_nobody_is_kept_row_by_row(page: str, sender: str) -> None:
+    facts, damage = read(("m_1", event()), (None, event()), page=page, sender=sender)
     assert [type(fact) for fact in facts] == [Letter] * 3
+    assert {fact.page_id for fact in facts} == {PAGE if page == PAGE else ""}, "of no Page that there is"
     assert all(letter.sender_id is None for letter in letters(facts)), "it seems to be no known message"
     assert (damage.conversations_unusable, damage.people, damage.unusable.total()) == (1, 0, 2)
+
+
+def test_a_message_id_that_no_index_would_take_is_none() -> None:
+    facts, damage = read(("m" * 512, event()), ("m" * 513, event("bye")))
+    assert [type(fact) for fact in facts] == [reading._Name, Message, Letter]
+    assert damage.unusable == {"message_id is longer than 512 characters": 1}
 
 
 def test_last_words_that_became_no_event_are_kept() -> None:

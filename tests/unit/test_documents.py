@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from convsync.cli import main
+from faults.test_control import FLAWS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -33,6 +34,18 @@ def test_the_flaws_are_proved_by_tests_that_exist() -> None:
         if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
     ]
     assert missing == []
+
+
+def test_each_flaw_is_played_to_the_old_algorithm_or_named_as_one_that_cannot_be() -> None:
+    played = {
+        int(number)
+        for scenario in FLAWS
+        for number in re.match(r"\d+(, \d+)*", scenario.id)[0].split(", ")  # type: ignore[index]
+    }
+    head, *_ = (ROOT / "docs" / "flaws.md").read_text(encoding="utf-8").partition("\n| flaw |")
+    besides = {int(number) for number in re.findall(r"(\d+) \(", head)}
+    assert played & besides == set()
+    assert played | besides == set(range(1, 24))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

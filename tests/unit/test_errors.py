@@ -125,3 +125,60 @@ def test_what_is_not_ours_is_neither_poison_nor_transient() -> None:
     for error in (ValueError("x"), TimeoutError(), errors.NotFound("x"), errors.DatabaseError("x")):
         assert not errors.is_poison(error)
         assert not errors.is_transient(error)
+
+
+LIBPQ = 'connection failed: connection to server at "db.example", port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Connection refused\n\tIs the server running on that host?", "nobody listens at that address"),
+        ("timeout expired", "it does not answer in time"),
+        ("No route to host", "no way leads to that address"),
+        (
+            'FATAL:  password authentication failed for user "secret_login"\n'
+            'connection to server at "db.example", port 5432 failed: FATAL:  no pg_hba.conf entry for "x"',
+            "it refuses the login or its password",
+        ),
+        ("fe_sendauth: no password supplied", "it asks for a password, and none is given"),
+        ('FATAL:  role "secret_login" does not exist', "there is no such login"),
+        ('FATAL:  database "secret_db" does not exist', "there is no such database on that server"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "secret_login", no encryption',
+            "it lets nobody in that way: pg_hba.conf forbids it, or wants TLS (sslmode)",
+        ),
+        ("SSL error: certificate verify failed", "its certificate was not issued by the one in sslrootcert"),
+        (
+            'root certificate file "/secret/none.pem" does not exist\nEither provide the file, use ..',
+            "the file of sslrootcert is not there",
+        ),
+        (
+            'server certificate for "db.example" does not match host name "10.0.0.1"',
+            "its certificate is for another host name",
+        ),
+        ("server does not support SSL, but SSL was required", "it speaks no TLS, which sslmode wants"),
+        ("FATAL:  sorry, too many clients already", "all of its connections are taken"),
+        ("FATAL:  the database system is starting up", "it is starting or stopping"),
+    ],
+)
+def test_why_a_database_cannot_be_reached_is_told_without_naming_host_login_or_file(
+    said: str, told: str
+) -> None:
+    assert errors.why_unreachable(psycopg.OperationalError(LIBPQ + said)) == told
+
+
+def test_what_nobody_knows_is_not_explained() -> None:
+    assert errors.why_unreachable(psycopg.OperationalError(f"{LIBPQ}something of secret_login")) is None
+    assert errors.why_unreachable(psycopg.ProgrammingError("timeout expired")) is None
+
+
+def test_real_ones_are_recognised() -> None:
+    for url, told in (
+        ("postgresql://u:p@127.0.0.1:1/x", "nobody listens at that address"),
+        ("postgresql://u:p@no.such.host.invalid/x", "the name of its host is not known here"),
+        ("postgresql://u:p@/x?host=/no/such/directory", "there is no socket in that directory"),
+    ):
+        with pytest.raises(psycopg.OperationalError) as failed:
+            psycopg.connect(url)
+        assert errors.why_unreachable(failed.value) == told

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+import promtool
 from convsync.settings import Settings
 from convsync.web.app import STOP_SECONDS
 
@@ -165,6 +166,21 @@ def test_prometheus_scrapes_what_the_service_serves_with_the_key_it_is_given() -
     assert job.get("metrics_path", "/metrics") == "/metrics"
 
 
+def test_prometheus_takes_its_settings(tmp_path: Path) -> None:
+    """With the files where compose.yaml puts them."""
+    text = (ROOT / "deploy" / "prometheus.yml").read_text("utf-8")
+    (tmp_path / "key").write_text("a key", encoding="utf-8")
+    for volume in COMPOSE["services"]["prometheus"]["volumes"][:2]:
+        source, target, _ = volume.split(":")
+        text = text.replace(target, str(ROOT / source))
+    (config,) = COMPOSE["services"]["prometheus"]["configs"]
+    here = tmp_path / "prometheus.yml"
+    here.write_text(text.replace(config["target"], str(tmp_path / "key")), encoding="utf-8")
+    code, said = promtool.run("check", "config", here)
+    assert code == 0, said
+    assert "rules found" in said
+
+
 # Dockerfile and unit
 
 
@@ -197,3 +213,34 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     )
     said = [line for line in done.stderr.splitlines() if "convsync.service" in line]
     assert said == []
+
+
+@pytest.mark.parametrize("user", ["convsync", "root"])
+def test_commands_on_the_units_machine_have_the_services_settings_and_user(tmp_path: Path, user: str) -> None:
+    unit = (ROOT / "deploy" / "convsync.service").read_text("utf-8")
+    settings, data, program = "/etc/convsync", "/var/lib/convsync", "/opt/convsync/bin/convsync"
+    for line in (f"WorkingDirectory={settings}", f"CONVSYNC_DATA_DIR={data} ", f"ExecStart={program} "):
+        assert line in unit
+    script = (ROOT / "deploy" / "convsync.sh").read_text("utf-8")
+    (tmp_path / "etc").mkdir()
+    for name, does in {
+        "convsync": 'pwd; echo "$CONVSYNC_DATA_DIR"; cat; printf "%s\\n" "$@"',
+        "runuser": 'echo "$1 $2 $3"; shift 3; exec "$@"',
+        "id": f"echo {user}",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    here = script.replace(settings, str(tmp_path / "etc")).replace(program, str(tmp_path / "convsync"))
+    done = subprocess.run(  # noqa: S603
+        ["/bin/sh", "-c", here, "convsync", "page", "add", "1 2", "--token-stdin"],
+        cwd="/",
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        input="the token\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    became = [] if user == "convsync" else ["-u convsync --"]
+    said = [str(tmp_path / "etc"), data, "the token", "page", "add", "1 2", "--token-stdin"]
+    assert done.stdout.splitlines() == became + said

@@ -122,8 +122,8 @@ async def _people(old: OldDatabase, report: Report, batch: _Batch, progress: Cal
     async with aclosing(old.people()) as people, aclosing(old.events()) as events:
         waiting = await anext(events, None)
         async for person in people:
-            await batch.of(person.page_id)
             reader = PersonReader(person, report.damage, report.as_of)
+            await batch.of(reader.page_id)
             for fact in reader.begin():
                 await batch.add(fact)
             if (status := reader.standing) is not None:

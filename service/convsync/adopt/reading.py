@@ -17,7 +17,14 @@ from typing import Any, Final
 
 import orjson
 
-from convsync.adopt.source import CONVERSATIONS, EVENTS, Person
+from convsync.adopt.source import (
+    CONVERSATIONS,
+    EVENTS,
+    LONGEST_ID,
+    LONGEST_MESSAGE_ID,
+    NO_IDS,
+    Person,
+)
 from convsync.facts import DeadLetter, Direction, Fact, Json, Message, Thread, drift_name
 
 # Before every read of Graph: a name that only the old system tells gives way to the first that Graph does.
@@ -108,10 +115,10 @@ class PersonReader:
         self._person = person
         self._damage = damage
         self._latest = as_of + timedelta(days=1)
-        self._usable = bool(person.page_id and person.sender_id) and not (
-            person.sender_id == person.page_id
-            or person.sender_id.lower() in ("null", "undefined")
-            or person.sender_id.startswith("erased:")
+        # Empty if it is none: what is said of it belongs to no Page.
+        self.page_id = person.page_id if _is_id(person.page_id) else ""
+        self._usable = bool(self.page_id and _is_id(person.sender_id)) and not (
+            person.sender_id == person.page_id or person.sender_id.startswith("erased:")
         )
         self._nameless: dict[tuple[datetime, Direction, str | None], list[_Nameless]] = {}
         self._compared = 0
@@ -159,6 +166,8 @@ class PersonReader:
         try:
             if not self._usable:
                 raise UnusableError("its conversation names no person")
+            if len(message_id or "") > LONGEST_MESSAGE_ID:
+                raise UnusableError(f"message_id is longer than {LONGEST_MESSAGE_ID} characters")
             message = self._message(message_id or "", row)
         except UnusableError as error:
             damage.unusable[str(error)] += 1
@@ -262,7 +271,7 @@ class PersonReader:
 
     def _letter(self, reason: str, table: str, row: Json, seems: Message | None = None) -> Letter:
         return Letter(
-            page_id=self._person.page_id,
+            page_id=self.page_id,
             reason=reason,
             raw=_raw(table, row, self._person),
             sender_id=seems.sender_id if seems else None,
@@ -296,6 +305,10 @@ def _raw(table: str, row: Json, person: Person | None = None) -> bytes:
     if person is not None:
         document |= {"page_id": person.page_id, "sender_id": person.sender_id}
     return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+
+
+def _is_id(value: str) -> bool:
+    return 0 < len(value) <= LONGEST_ID and value.lower() not in NO_IDS
 
 
 def _newest_first(rows: list[Json]) -> list[Json]:

@@ -24,11 +24,16 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 from psycopg.types.json import set_json_loads
 
-from convsync.errors import ConvsyncError, DatabaseUnavailable, from_database
+from convsync.errors import ConvsyncError, DatabaseUnavailable, from_database, why_unreachable
 from convsync.facts import Json
 
 CONVERSATIONS: Final = "messenger_conversations"
 EVENTS: Final = "contact_interaction_events"
+# What programs write for an id that they do not have.
+NO_IDS: Final = ("null", "undefined")
+# Those of webhooks: real ids are far shorter, and PostgreSQL refuses what its indexes cannot hold.
+LONGEST_ID: Final = 128
+LONGEST_MESSAGE_ID: Final = 512
 _FETCHED: Final = 2000
 _CONNECT_SECONDS: Final = 15
 
@@ -106,8 +111,9 @@ class OldDatabase:
         query = sql.SQL(
             """select count(*) from (
                  select from {events} e join {conversations} c on {joined}
-                 where {mid} is not null and {page} <> '' and {sender} not in ('', {page})
-                   and lower({sender}) not in ('null', 'undefined') and not starts_with({sender}, 'erased:')
+                 where length({mid}) <= {longest_message_id} and {page_is_one}
+                   and {sender} not in ('', {page}) and lower({sender}) <> all ({no_ids})
+                   and length({sender}) <= {longest_id} and not starts_with({sender}, 'erased:')
                  group by {page}, {mid}
                  having count(distinct {sender}) > 1) s"""
         )
@@ -120,7 +126,7 @@ class OldDatabase:
         query = sql.SQL(
             """select {page}, c.user_id::text, count(*)
                from {conversations} c
-               where c.user_id is not null and c.user_id::text <> '' and {page} <> ''
+               where c.user_id is not null and c.user_id::text <> '' and {page_is_one}
                group by 1, 2
                order by 1, 3 desc, 2"""
         )
@@ -176,10 +182,18 @@ class OldDatabase:
         if self.has(EVENTS, "message_id"):
             mid = sql.SQL("coalesce(e.metadata ->> 'message_id', e.message_id::text)")
         same = self.columns[CONVERSATIONS]["id"] == self.columns[EVENTS]["conversation_id"]
+        page = sql.SQL("""(btrim(coalesce(c.page_id::text, '')) collate "C")""")
+        no_ids, longest_id = sql.Literal(list(NO_IDS)), sql.Literal(LONGEST_ID)
         return query.format(
             conversations=self._table(CONVERSATIONS),
             events=self._table(EVENTS),
-            page=sql.SQL("""(btrim(coalesce(c.page_id::text, '')) collate "C")"""),
+            page=page,
+            page_is_one=sql.SQL(
+                "({page} <> '' and lower({page}) <> all ({no_ids}) and length({page}) <= {longest_id})"
+            ).format(page=page, no_ids=no_ids, longest_id=longest_id),
+            no_ids=no_ids,
+            longest_id=longest_id,
+            longest_message_id=sql.Literal(LONGEST_MESSAGE_ID),
             sender=sql.SQL("""(btrim(coalesce(c.sender_id::text, '')) collate "C")"""),
             mid=sql.SQL("""(nullif(btrim({}), '') collate "C")""").format(mid),
             joined=sql.SQL("c.id = e.conversation_id" if same else "c.id::text = e.conversation_id::text"),
@@ -206,6 +220,8 @@ class OldDatabase:
                     yield row
         except psycopg.Error as error:
             raise _told(error) from error
+        except orjson.JSONDecodeError as error:  # nested without end, or a number beyond all
+            raise OldDatabaseError(f"a row of it has JSON that cannot be read: {error.msg}") from error
 
 
 @asynccontextmanager
@@ -268,6 +284,8 @@ async def _begin(connection: psycopg.AsyncConnection[Any]) -> tuple[datetime, st
 def _told(error: psycopg.Error) -> OldDatabaseError:
     """Without what names host and login."""
     found = from_database(error)
+    if why := why_unreachable(error):
+        return OldDatabaseError(f"the old database cannot be reached: {why}")
     if isinstance(found, DatabaseUnavailable):
         return OldDatabaseError("the old database cannot be reached, or has ended the connection")
     return OldDatabaseError(f"the old database: {found.message}", sqlstate=found.sqlstate)

@@ -25,7 +25,7 @@ from convsync.doctor.installation import (
     unreachable,
 )
 from convsync.doctor.page import PageDoctor
-from convsync.errors import ConvsyncError, from_database
+from convsync.errors import ConvsyncError, from_database, why_unreachable
 from convsync.facts import Json
 from convsync.graph.client import GraphClient
 from convsync.settings import Settings, SettingsError
@@ -62,7 +62,8 @@ async def examine(
             checks.append(check_clocks((probed.ahead, probed.within), graph_clock))
             checks += await _pages(settings, urls, probed, page_id, graph_check.state == "ok")
     except psycopg.Error as error:
-        checks += [unreachable(from_database(error).message), check_clocks(None, graph_clock)]
+        told = why_unreachable(error) or from_database(error).message
+        checks += [unreachable(told), check_clocks(None, graph_clock)]
         checks.append(check_embedded(settings, real_pages=False))
     except (EmbeddedError, InstallError) as error:
         checks += [unreachable(str(error).rstrip(".")), check_clocks(None, graph_clock)]
