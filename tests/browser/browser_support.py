@@ -125,7 +125,10 @@ class Screen:
 
 async def open_screen(browser: Browser, url: str, **options: Any) -> Screen:
     context = await browser.new_context(
-        viewport=options.pop("viewport", DESKTOP), timezone_id="UTC", locale="en-GB", **options
+        viewport=options.pop("viewport", DESKTOP),
+        locale=options.pop("locale", "en-GB"),
+        timezone_id="UTC",
+        **options,
     )
     page = await context.new_page()
     complaints: list[str] = []
