@@ -24,7 +24,8 @@ LOOKS: dict[str, dict[str, Any]] = {
 # Of a picture: enough to see what a page is.
 HIGHEST = 1600
 OUT_OF_THEIR_BOX = """[...document.querySelectorAll("dd, p, h1, h2")].filter(one =>
-  one.scrollWidth > one.clientWidth + 1 && !one.matches(".sr") && getComputedStyle(one).overflowX === "visible"
+  one.scrollWidth > one.clientWidth + 1 && !one.matches(".sr")
+  && getComputedStyle(one).overflowX === "visible"
 ).map(one => one.textContent.trim())"""
 
 

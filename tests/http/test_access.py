@@ -352,8 +352,8 @@ async def test_every_access_of_the_table_has_a_rule_here() -> None:
     assert {caller.role for caller in CALLERS.values()} == {"nobody", "read", "operate"}
 
 
-# What nobody has to log in for, and what changes nothing for others. The matrix takes each route's access from
-# the table, so that a wrong one there would be right in the matrix too: this says what it may be.
+# What nobody has to log in for, and what changes nothing for others. The matrix takes each route's access
+# from the table, so that a wrong one there would be right in the matrix too: this says what it may be.
 WITHOUT_A_KEY = {
     ("GET", "/console/login"),
     ("POST", "/console/login"),

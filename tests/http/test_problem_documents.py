@@ -114,7 +114,7 @@ async def test_whoever_speaks_no_http_or_leaves_is_no_error_in_the_log(
         assert (b" 100 " if leaves else b" 400 ") in await reader.readline()
         writer.close()
         async with asyncio.timeout(30):
-            while leaves and not app[WRITE_PATH].requests:
+            while leaves and not app[WRITE_PATH].requests:  # noqa: ASYNC110 - it is heard a moment later
                 await asyncio.sleep(0.01)
         await runner.cleanup()
     assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
