@@ -317,6 +317,11 @@ async def test_a_sync_is_begun_and_its_failure_told(service: Service, person: Pe
     assert "token missing" in shown.words
     retried = await person.send(f"/console/sync-runs/{run['run_id']}/retry")
     assert "goes on with what could not be read" in retried.words
+    await service.ended(run["run_id"])
+    # It ended before the button was pressed.
+    cancelled = await person.send(f"/console/sync-runs/{run['run_id']}/cancel")
+    assert "The sync was cancelled" not in cancelled.words
+    assert "It had ended before." in cancelled.words
 
 
 @pytest.mark.parametrize("mode", ["", "everything", "full\0"])

@@ -165,8 +165,9 @@ async def named_page(request: web.Request, page_id: str) -> Json:
 @route("POST", "/console/sync-runs/{run_id}/cancel", access="operate")
 async def cancel(request: web.Request) -> web.Response:
     run = await visible_run(request, _run_id(request))
-    await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
-    return see_other(f"/console/sync-runs/{run['run_id']}", notice="cancelled")
+    now = await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
+    notice = "cancelled" if now == "cancelled" else "ended"
+    return see_other(f"/console/sync-runs/{run['run_id']}", notice=notice)
 
 
 @route("POST", "/console/sync-runs/{run_id}/retry", access="operate")
