@@ -262,6 +262,19 @@ async def test_pages_are_found_and_shown_part_by_part_those_with_a_problem_first
     await person.see("/?q=%00", 422)
 
 
+async def test_a_block_of_meta_is_told_where_the_page_stands(
+    service: Service, person: Person, owner: Owner
+) -> None:
+    """Who wonders why a sync does not move looks at its Page."""
+    owner.execute(
+        "insert into convsync.call_budgets (page_id, blocked_until, block_reason)"
+        " values (%s, now() + interval '1 hour', 'page_rate')",
+        [PAGE],
+    )
+    for path in ("/", f"/console/pages/{PAGE}"):
+        assert re.search(r"Graph calls 0 made; none until .* UTC \(page rate\)", (await person.see(path)).words)
+
+
 async def test_a_page_of_the_console_says_of_which_page_it_is(service: Service, person: Person) -> None:
     assert await service.deliver(delivery(said("m_1", "hello"))) == 200
     _, run = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE}, wait="30")
