@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from aiohttp import web
 
 from convsync.errors import AlreadyRunning
@@ -20,6 +21,7 @@ MODES = ("incremental", "full", "reconcile")
 _PAGES = 25
 _HISTORY = 20
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_log = structlog.get_logger(__name__)
 _ASSETS = {file.name: file for file in (FILES / "assets").iterdir() if file.suffix in _TYPES}
 
 
@@ -40,6 +42,7 @@ async def login(request: web.Request) -> web.Response:
     wanted = local_path(form.get("next"))
     key = find_key(request.app[KEYS], form.get("key", "").strip())
     if key is None:
+        _log.warning("login_refused")
         told = {"next": wanted, "alert": "This is not a key of this service."}
         return page(request, "login.html", told, status=401)
     answer = see_other(wanted)
