@@ -272,7 +272,8 @@ async def test_a_block_of_meta_is_told_where_the_page_stands(
         [PAGE],
     )
     for path in ("/", f"/console/pages/{PAGE}"):
-        assert re.search(r"Graph calls 0 made; none until .* UTC \(page rate\)", (await person.see(path)).words)
+        words = (await person.see(path)).words
+        assert re.search(r"Graph calls 0 made; none until .* UTC \(page rate\)", words)
 
 
 async def test_a_page_of_the_console_says_of_which_page_it_is(service: Service, person: Person) -> None:
