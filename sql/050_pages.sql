@@ -93,6 +93,33 @@ comment on function convsync_api.list_pages(text[], text, integer) is
 $c$Pages as JSON, by id: the state of the token (never the token), counts, budget and last run. added_at is null for one known only by
 webhook. p_pages: only these; p_after: those after this page_id; p_limit: at most so many (null: all).$c$;
 
+create or replace function convsync_api.find_pages(
+  p_query text default null, p_pages text[] default null, p_after text default null, p_limit integer default 50
+)
+returns table (page_id text, name text, place text)
+language sql
+stable
+rows 50
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.page_id, f.name, f.place
+  from (
+    select p.page_id, p.name, (
+      case when exists (select from convsync.alerts a where a.page_id = p.page_id and a.over_at is null) then '0.' else '1.' end || p.page_id
+    ) collate "C" as place
+    from convsync.pages p
+    where p.removed_at is null and (p_pages is null or p.page_id = any (p_pages))
+      and (coalesce(p_query, '') = '' or starts_with(p.page_id, p_query) or strpos(lower(p.name), lower(p_query)) > 0)
+  ) f
+  where p_after is null or f.place > p_after
+  order by f.place
+  limit least(greatest(coalesce(p_limit, 50), 1), 1000);
+$$;
+comment on function convsync_api.find_pages(text, text[], text, integer) is
+$c$Pages by name, cheaply: those with a problem that somebody is told of first, then by id. p_query: a part of the name, or the beginning of the id;
+p_pages: only these; p_after: those after this place; p_limit: 1 to 1000.$c$;
+
 create or replace function convsync_api.get_page(p_page_id text)
 returns jsonb
 language plpgsql

@@ -37,11 +37,11 @@ as $$
     and (d.resolved_at is not null) = coalesce(p_resolved, false)
     and (p_before is null or d.dead_letter_id < p_before)
   order by d.dead_letter_id desc
-  limit least(greatest(coalesce(p_limit, 50), 1), 500);
+  limit least(greatest(coalesce(p_limit, 50), 1), 1000);
 $$;
 comment on function convsync_api.list_dead_letters(text, boolean, bigint, integer) is
 $c$Dead letters as JSON without their bytes, newest first: waiting ones, or with p_resolved those that were settled. p_before is the
-dead_letter_id to go on from, p_limit 1 to 500.$c$;
+dead_letter_id to go on from, p_limit 1 to 1000.$c$;
 
 create or replace function convsync_api.get_dead_letter(p_dead_letter_id bigint)
 returns jsonb

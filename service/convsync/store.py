@@ -204,6 +204,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundPage:
+    """A Page by its name; `place` is where it stands in the list."""
+
+    page_id: str
+    name: str | None
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong, why it matters, what mends it; `page_id` is None for what belongs to no Page."""
 
@@ -751,6 +760,25 @@ class Store:
         return await self._values(
             """select * from convsync_api.list_pages(p_pages => %(pages)s, p_after => %(after)s,
                p_limit => %(limit)s)""",
+            pages=None if pages is None else sorted(pages),
+            after=after,
+            limit=limit,
+        )
+
+    async def find_pages(
+        self,
+        *,
+        query: str | None = None,
+        pages: Collection[str] | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> list[FoundPage]:
+        """By name, cheaply: those with a problem first. `after` is a `place`; `pages`: only these."""
+        return await self._all(
+            FoundPage,
+            """select * from convsync_api.find_pages(p_query => %(query)s, p_pages => %(pages)s,
+               p_after => %(after)s, p_limit => %(limit)s)""",
+            query=query,
             pages=None if pages is None else sorted(pages),
             after=after,
             limit=limit,

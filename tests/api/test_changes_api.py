@@ -135,6 +135,13 @@ async def test_a_limit_is_within_bounds(api: Api, limit: str) -> None:
     (await api("GET", CHANGES, limit=limit)).is_problem(422, "invalid_argument")
 
 
+async def test_how_far_an_outgoing_webhook_has_come_is_not_said_by_callers(api: Api) -> None:
+    """Moved by a caller it would leave out what it has not told, and nobody would know."""
+    end = (await api.get("/api/changes/end"))["position"]
+    answer = await api("POST", "/api/changes/outgoing:crm/position", {"position": end})
+    assert answer.is_problem(422, "invalid_argument")["field"] == "consumer"
+
+
 @pytest.mark.parametrize(
     "position", ["x", "1-2", "1-2-3-4", "٣-1-1", "1-2-3\n", "9" * 70, "999999999-1-1", "2-1-1"]
 )

@@ -67,6 +67,11 @@ async def test_they_are_listed_without_their_bytes_newest_first(api: Api) -> Non
     assert document["dead_letters"][-1]["page_id"] is None
     assert await listed(api, limit="2") == known[:2]
     assert await listed(api, limit="2", before=known[1]) == known[2:4]
+    parts = [await api.get(PATH, limit="4")]
+    parts.append(await api.get(PATH, limit="4", before=parts[0]["next"]))
+    assert [part["next"] for part in parts] == [known[3], None]
+    assert [one["dead_letter_id"] for part in parts for one in part["dead_letters"]] == known
+    assert (await api.get(PATH, limit="6"))["next"] is None
     assert await listed(api, page_id=PAGE) == [known[1], known[4]]
     assert await listed(api, page_id="", before="", limit="", resolved="") == known
     assert await listed(api, resolved="true") == []

@@ -78,6 +78,17 @@ class Served:
         number: str = found["conversations"][0]["conversation_id"]
         return number
 
+    async def began(self) -> str:
+        """A sync through the API, begun: its run."""
+        headers = {"Authorization": f"Bearer {OPERATE_KEY}"}
+        async with (
+            aiohttp.ClientSession(self.url, headers=headers) as session,
+            session.post("/api/conversations/sync", json={"page_id": self.page_id}) as answer,
+        ):
+            run: Json = await answer.json()
+            assert answer.status == 202, run
+            return str(run["run_id"])
+
     async def synced(self, mode: str = "full") -> Json:
         """A sync through the API, to its end."""
         headers = {"Authorization": f"Bearer {OPERATE_KEY}"}
@@ -125,7 +136,10 @@ class Screen:
 
 async def open_screen(browser: Browser, url: str, **options: Any) -> Screen:
     context = await browser.new_context(
-        viewport=options.pop("viewport", DESKTOP), timezone_id="UTC", locale="en-GB", **options
+        viewport=options.pop("viewport", DESKTOP),
+        locale=options.pop("locale", "en-GB"),
+        timezone_id="UTC",
+        **options,
     )
     page = await context.new_page()
     complaints: list[str] = []

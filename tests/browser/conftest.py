@@ -61,8 +61,14 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.fixture
+def cors_origins() -> str:
+    """Whose pages may call the API."""
+    return ""
+
+
+@pytest.fixture
 async def served(
-    database: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    database: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, cors_origins: str
 ) -> AsyncIterator[Served]:
     """The service on a port of its own, with the simulator's Page, which was not synced yet."""
     monkeypatch.setattr(sse, "POLL_SECONDS", 0.05)
@@ -75,6 +81,7 @@ async def served(
         token_key=SecretStr(TOKEN_KEY),
         graph_url=simulator.url,
         calls_per_second=0,
+        cors_origins=cors_origins,
     )
     app = create_app(settings, database.service_url)
     runner = await serve(app, "127.0.0.1", 0)

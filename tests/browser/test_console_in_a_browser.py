@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from browser_support import OPERATE_KEY, PHONE, READ_KEY, Screen, Served, eventually, open_screen
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from convsync.web.middlewares import KEYS
 from convsync.web.sessions import LIFETIME_SECONDS, PLAIN_COOKIE
@@ -32,6 +32,9 @@ async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_en
     await expect(page.get_by_text("The sync has begun.")).to_be_visible()
     await gate.reached.wait()
     await page.evaluate(MARK)
+    # The page is asked for again all the time; without that, what moves the bar is the run's event stream.
+    asked_again = f"{served.url}/console/pages/{served.page_id}*"
+    await page.route(asked_again, lambda route: route.abort())
     section = page.locator("section.run")
     bar = section.get_by_role("progressbar")
     await expect(section.locator('[data-of="calls"]')).not_to_have_text("0")
@@ -41,6 +44,7 @@ async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_en
         return share if 0 < share < 1 else None
 
     share = await eventually(part_of_the_way)
+    await page.unroute(asked_again)
     gate.open()
     await expect(section.get_by_text("succeeded")).to_be_visible()
     await expect(bar).to_have_js_property("position", 1)
@@ -88,6 +92,42 @@ async def test_a_sync_is_cancelled(screen: Screen, served: Served, gate: Any) ->
     await page.get_by_role("button", name="Cancel this sync").click()
     await expect(page.get_by_text("The sync was cancelled.")).to_be_visible()
     await expect(page.locator("section.run")).to_contain_text("cancelled")
+
+
+async def test_a_browser_has_connections_left_however_many_syncs_are_at_work(
+    screen: Screen, served: Served
+) -> None:
+    """It opens six to a host, for all of its windows together: each stream that is watched takes one."""
+    page = screen.page
+    await screen.log_in()
+    for number in range(9):
+        page_id = f"20000000000000{number}"
+        await served.store.add_page(page_id=page_id, name=f"Hill {number}")
+        await served.store.begin_sync(page_id=page_id, mode="full", owner="elsewhere", lease_seconds=600)
+    # Windows that nobody looks at, of each page that holds a stream open.
+    for path in ("/", "/console/pages/200000000000000", "/console/changes"):
+        await screen.open(path)
+        background = await screen.context.new_page()
+        async with background.expect_response(lambda answer: "stream" in answer.url):
+            await background.goto(served.url + path)
+        await look_away(background)
+    await screen.open("/")
+    await expect(page.locator("[data-running]")).to_have_count(9)
+    async with page.expect_response(lambda answer: answer.url == f"{served.url}/"):
+        pass  # it is asked for again
+    await page.get_by_role("link", name="Hill 8").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Hill 8")
+
+
+async def look_away(page: Page, *, hidden: bool = True) -> None:
+    """Make it a window that nobody looks at, as far as its scripts can tell; or one that somebody does."""
+    await page.evaluate(
+        """hidden => {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
 
 
 async def test_a_thread_is_read_as_a_chat_and_follows_what_happens_in_it(
@@ -162,6 +202,12 @@ async def test_changes_appear_as_they_happen(screen: Screen, served: Served) -> 
     # An open transaction of another test on this server holds the feed back.
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name=conversation, exact=True))
     await expect(row).to_be_visible(timeout=60_000)
+    # While nobody looks it listens to nothing; who comes back has missed nothing.
+    await look_away(page)
+    await served.deliver(served.did(AT + 1000, read={"watermark": AT + 1000}))
+    await look_away(page, hidden=False)
+    await expect(row).to_have_count(2, timeout=60_000)
+    row = row.first
     await row.get_by_role("link", name=conversation, exact=True).click()
     await expect(page.locator(".bubble")).to_contain_text("hello")
 

@@ -352,6 +352,32 @@ async def test_every_access_of_the_table_has_a_rule_here() -> None:
     assert {caller.role for caller in CALLERS.values()} == {"nobody", "read", "operate"}
 
 
+# What nobody has to log in for, and what changes nothing for others. The matrix takes each route's access
+# from the table, so that a wrong one there would be right in the matrix too: this says what it may be.
+WITHOUT_A_KEY = {
+    ("GET", "/console/login"),
+    ("POST", "/console/login"),
+    ("GET", "/console/assets/{file}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/api/webhook"),
+    ("POST", "/api/webhook"),
+    ("POST", "/api/facebook/data-deletion"),
+    ("GET", "/api/facebook/deletion-status/{code}"),
+    ("POST", "/api/facebook/deauthorize"),
+}
+BY_READERS = {("POST", "/console/logout"), ("POST", "/api/stream-tickets")}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name)
+def test_whatever_changes_something_needs_a_key_that_operates(route: Route) -> None:
+    named = (route.method, route.path)
+    if named in WITHOUT_A_KEY:
+        assert route.access == "public"
+    else:
+        assert route.access == ("read" if route.method == "GET" or named in BY_READERS else "operate")
+
+
 async def test_basic_opens_nothing(service: Service, run_id: str) -> None:
     """Browsers send it by themselves, also where another site makes them ask."""
     for method, path in [("GET", "/"), ("GET", "/api/pages"), ("POST", f"/api/sync-runs/{run_id}/cancel")]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import pytest
 from console_support import Person
 from http_support import (
     OPERATOR,
+    OTHER_PAGE,
     OTHER_PERSON,
     PAGE,
     PERSON,
@@ -225,6 +227,79 @@ async def test_without_a_page_the_overview_says_how_to_add_one(service: Service)
     assert "No Page yet" in (await person.see("/")).words
 
 
+async def test_pages_are_found_and_shown_part_by_part_those_with_a_problem_first(
+    service: Service, person: Person, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many Pages there are, a page of the console has an end: it is asked for again all the time."""
+    from convsync.web.routes import console
+
+    monkeypatch.setattr(console, "_PAGES", 2)
+    assert 'role="search"' not in (await person.see("/")).text, "there is nothing to search in one Page"
+    others = [f"20000000000000{number}" for number in range(4)]
+    for page_id in others:
+        await service.add_page(page_id, name=f"Hill & Dale {page_id[-1]}")
+    owner.execute(
+        "insert into convsync.alerts (page_id, problem, since, details)"
+        " values (%s, 'token_invalid', now(), '{}')",
+        [others[3]],
+    )
+
+    async def listed(path: str | None) -> list[list[str]]:
+        parts = []
+        while path is not None:
+            shown = await person.see(path)
+            parts.append(re.findall(r'data-page="(\d+)"', shown.text))
+            further = re.search(r'rel="next" href="([^"]+)"', shown.text)
+            path = unescape(further[1]) if further else None
+        return parts
+
+    assert await listed("/") == [[others[3], PAGE], [others[0], others[1]], [others[2]]]
+    assert await listed("/?q=hill+%26") == [[others[3], others[0]], [others[1], others[2]]]
+    assert await listed(f"/?q={PAGE}") == [[PAGE]]
+    shown = await person.see("/?q=valley")
+    assert "Nothing found" in shown.words
+    assert 'value="valley"' in shown.text
+    await person.see("/?q=%00", 422)
+
+
+async def test_a_block_of_meta_is_told_where_the_page_stands(
+    service: Service, person: Person, owner: Owner
+) -> None:
+    """Who wonders why a sync does not move looks at its Page."""
+    owner.execute(
+        "insert into convsync.call_budgets (page_id, blocked_until, block_reason)"
+        " values (%s, now() + interval '1 hour', 'page_rate')",
+        [PAGE],
+    )
+    for path in ("/", f"/console/pages/{PAGE}"):
+        words = (await person.see(path)).words
+        assert re.search(r"Graph calls 0 made; none until .* UTC \(page rate\)", words)
+
+
+async def test_a_page_of_the_console_says_of_which_page_it_is(service: Service, person: Person) -> None:
+    assert await service.deliver(delivery(said("m_1", "hello"))) == 200
+    _, run = await service.call("POST", "/api/conversations/sync", {"page_id": PAGE}, wait="30")
+    conversation = await conversation_of(service)
+    for path in (
+        f"/console/sync-runs/{run['run_id']}",
+        f"/console/pages/{PAGE}/conversations",
+        f"/console/pages/{PAGE}/conversations/{conversation}",
+        f"/console/pages/{PAGE}/conversations/{conversation}/timing",
+        f"/console/pages/{PAGE}/messages/m_1",
+        f"/console/pages/{PAGE}/timing",
+    ):
+        assert "Harbour" in (await person.see(path)).words, path
+
+
+async def test_a_page_says_what_is_wrong_why_it_matters_and_what_mends_it(
+    service: Service, person: Person
+) -> None:
+    shown = await person.see(f"/console/pages/{PAGE}")
+    assert "The Page has no token." in shown.words
+    assert "what no webhook tells is missing" in shown.words
+    assert f"convsync page add {PAGE} --token-stdin" in shown.words
+
+
 async def test_webhooks_of_the_last_hour_are_counted_where_they_came(
     service: Service, person: Person, owner: Owner
 ) -> None:
@@ -256,6 +331,11 @@ async def test_a_sync_is_begun_and_its_failure_told(service: Service, person: Pe
     assert "token missing" in shown.words
     retried = await person.send(f"/console/sync-runs/{run['run_id']}/retry")
     assert "goes on with what could not be read" in retried.words
+    await service.ended(run["run_id"])
+    # It ended before the button was pressed.
+    cancelled = await person.send(f"/console/sync-runs/{run['run_id']}/cancel")
+    assert "The sync was cancelled" not in cancelled.words
+    assert "It had ended before." in cancelled.words
 
 
 @pytest.mark.parametrize("mode", ["", "everything", "full\0"])
@@ -533,6 +613,28 @@ async def test_dead_letters_are_listed_part_by_part(
         older = re.search(r'rel="next" href="([^"]+)"', shown.text)
         path = older[1].replace("&amp;", "&") if older else None
     assert listed == made[::-1]
+
+
+async def test_among_many_pages_dead_letters_are_asked_for_by_the_id_of_one(
+    service: Service, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convsync.web.routes import console_letters
+
+    number = await dead_letter(service)
+    assert '<option value="">all</option>' in (await person.see("/console/dead-letters")).text
+    monkeypatch.setattr(console_letters, "_OPTIONS", 1)
+    await service.add_page(OTHER_PAGE, name="Hill")
+    shown = await person.see("/console/dead-letters")
+    assert "Hill" not in shown.words
+    assert '<input id="page_id" name="page_id" value="">' in " ".join(shown.text.split())
+    assert f'href="/console/dead-letters/{number}"' in shown.text
+    shown = await person.see(f"/console/dead-letters?page_id={OTHER_PAGE}")
+    assert f'value="{OTHER_PAGE}"' in shown.text
+    assert f'href="/console/dead-letters/{number}"' not in shown.text
+
+
+async def test_it_says_how_long_dead_letters_are_kept(service: Service, person: Person) -> None:
+    assert "30 days after it was seen last" in (await person.see("/console/dead-letters")).words
 
 
 # Changes

@@ -21,6 +21,7 @@ from http_support import (
     problem,
 )
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from convsync.settings import ApiKey
 from convsync.tokens import TokenBox
@@ -60,7 +61,11 @@ async def test_who_has_no_session_is_shown_the_login_and_then_where_they_wanted_
 
 async def test_a_wrong_key_opens_nothing_and_is_not_repeated(service: Service, person: Person) -> None:
     wrong = marked("not-a-key")
-    shown = await person.log_in(wrong, 401)
+    with capture_logs() as logs:
+        shown = await person.log_in(wrong, 401)
+    # Whoever watches the log sees that somebody guesses.
+    assert [(one["event"], one["log_level"]) for one in logs] == [("login_refused", "warning")]
+    assert wrong not in str(logs)
     assert "not a key" in shown.words
     assert "Set-Cookie" not in shown.headers
     assert wrong not in shown.text

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import pytest
 from http_support import ELSEWHERE_KEY, OPERATOR, PAGE, Service, bearer, problem
+from structlog.testing import capture_logs
 
 from convsync.facts import DeadLetter
 from convsync.web import asked
-from convsync.web.app import create_app
+from convsync.web.app import create_app, serve
 from convsync.web.limits import RateLimit, TooManyRequests
 from convsync.web.routing import ROUTES
-from convsync.web.state import STORE
+from convsync.web.state import STORE, WRITE_PATH
 
 JSON = {"Content-Type": "application/json"}
 TAKE_JSON = [route for route in ROUTES if isinstance(route.body, type)]
@@ -57,6 +60,65 @@ async def test_a_body_that_is_no_json_says_so_on_every_route(
     problem((await told(b'{"nobody": 1}', **JSON))[1], 422, "invalid_argument")
     monkeypatch.setattr(asked, "MAX_JSON_BYTES", 64)
     problem((await told(b" " * 65, **JSON))[1], 413, "request_entity_too_large")
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/api/webhook", {}),
+        ("/api/facebook/deauthorize", FORM),
+        ("/console/login", FORM),
+        ("/api/pages", {**OPERATOR, **JSON}),
+    ],
+)
+async def test_a_body_that_cannot_be_unpacked_is_no_defect_of_ours(
+    service: Service, path: str, headers: dict[str, str]
+) -> None:
+    """Anybody can send one: it is neither answered with 500 nor told to whoever watches the errors."""
+    async with service.client.post(
+        path, data=b"no gzip", headers={**headers, "Content-Encoding": "gzip"}
+    ) as answer:
+        problem(await answer.json(), 400, "bad_request")
+
+
+BROKEN = {
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", False),
+    "a header without end": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n", False),
+    "a chunk of no size": (
+        b"POST /api/webhook HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n0\r\n\r\n",
+        False,
+    ),
+    # Who is told to go on is being listened to.
+    "cut short": (
+        b"POST /api/webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n{",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_whoever_speaks_no_http_or_leaves_is_no_error_in_the_log(
+    configure: Any, database: Any, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Any scanner does it, and each would be a page of traceback, told to whoever watches the errors."""
+    sent, leaves = BROKEN[kind]
+    # As it is served: aiohttp's own server for tests ends the work of whoever left.
+    app = create_app(configure(), database.service_url)
+    runner = await serve(app, "127.0.0.1", 0)
+    with capture_logs() as logs:
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(sent)
+        assert (b" 100 " if leaves else b" 400 ") in await reader.readline()
+        writer.close()
+        async with asyncio.timeout(30):
+            while leaves and not app[WRITE_PATH].requests:  # noqa: ASYNC110 - it is heard a moment later
+                await asyncio.sleep(0.01)
+        await runner.cleanup()
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
+    assert [one for one in logs if one["log_level"] not in ("info", "debug")] == []
 
 
 async def test_a_body_of_unknown_length_is_limited_too(

@@ -461,6 +461,7 @@ class WholeDeadLetter(DeadLetter):
 
 class DeadLetters(Document):
     dead_letters: list[DeadLetter]
+    next: Next
 
 
 class Replayed(Document):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from convsync import __version__, errors
 from convsync.database.installer import schema_version
@@ -103,8 +105,25 @@ _MODULES = (
 _log = structlog.get_logger(__name__)
 
 
+class _NotOurs(logging.Filter):
+    """What came is no HTTP, or not of the encoding it names: aiohttp answers 400, and calls it an error of
+    ours, with its traceback. Any scanner does it; one line says so.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+            return True
+        _log.info("request_unreadable", error=type(error).__name__)
+        return False
+
+
+_not_ours = _NotOurs()
+
+
 def create_app(settings: Settings, service_url: str) -> web.Application:
     """The service on the database at `service_url`, whose login needs no more than convsync_service."""
+    logging.getLogger("aiohttp.server").addFilter(_not_ours)
     path = WritePath()
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,

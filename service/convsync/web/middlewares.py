@@ -127,8 +127,9 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    except ConnectionResetError:
-        raise
+    except (web.RequestPayloadError, ConnectionResetError):
+        # Not of the encoding that it names; or whoever sent it left, and nobody reads this.
+        return problem(request, 400, "bad_request", "Bad request", "the body cannot be read")
     except TimeoutError:
         _log.warning("request_timed_out", path=request.path)
         return problem(request, 503, "timed_out", "Timed out", "this took too long; try again")

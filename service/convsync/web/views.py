@@ -37,6 +37,7 @@ NOTICES = {
     "started": "The sync has begun.",
     "resumed": "The sync goes on where it was.",
     "cancelled": "The sync was cancelled.",
+    "ended": "It had ended before.",
     "retried": "The sync goes on with what could not be read.",
     "replayed": "Replayed: what it says is in the mirror now.",
     "discarded": "Discarded.",

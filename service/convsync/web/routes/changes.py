@@ -13,7 +13,7 @@ from convsync.errors import DatabaseUnavailable, Erased, TryAgain
 from convsync.facts import Json
 from convsync.store import Change, Store
 from convsync.web import answered, tickets
-from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body
+from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body, refused
 from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route
 from convsync.web.sessions import SESSION
 from convsync.web.sse import HEARTBEAT_SECONDS, stream
@@ -49,6 +49,10 @@ class NewPosition(Asked):
 def visible_pages(request: web.Request) -> list[str] | None:
     """The Pages the caller's key may see; None for all."""
     return sorted(request[KEY].pages) or None
+
+
+# As `_outgoing_consumer` in SQL names them.
+_OUTGOING = "outgoing:"
 
 
 def _consumer(request: web.Request, name: str) -> str:
@@ -101,6 +105,8 @@ async def set_position(request: web.Request) -> web.Response:
     """Remember how far a consumer has come, once its work is done: what it has not confirmed comes again."""
     body = await read_body(request, NewPosition)
     consumer = request.match_info["consumer"]
+    if consumer.startswith(_OUTGOING):
+        raise refused("consumer", "is an outgoing webhook: what it was told of, nobody else can say")
     await request.app[STORE].set_feed_position(consumer=_consumer(request, consumer), position=body.position)
     return web.json_response({"consumer": consumer, "position": body.position})
 

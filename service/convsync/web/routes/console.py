@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from aiohttp import web
 
 from convsync.errors import AlreadyRunning
@@ -9,15 +10,18 @@ from convsync.facts import Json
 from convsync.settings import find_key
 from convsync.web import sse
 from convsync.web.middlewares import KEYS
+from convsync.web.routes.changes import visible_pages
 from convsync.web.routes.sync import visible_run
-from convsync.web.routing import REQUEST_ID, allowed_page, refused, route, sees_page, whole_number
+from convsync.web.routing import REQUEST_ID, allowed_page, refused, route, whole_number
 from convsync.web.sessions import read_form
 from convsync.web.state import RUNNER, SESSIONS, STORE
 from convsync.web.views import FILES, LOGIN, local_path, page, page_path, see_other
 
 MODES = ("incremental", "full", "reconcile")
+_PAGES = 25
 _HISTORY = 20
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_log = structlog.get_logger(__name__)
 _ASSETS = {file.name: file for file in (FILES / "assets").iterdir() if file.suffix in _TYPES}
 
 
@@ -38,6 +42,7 @@ async def login(request: web.Request) -> web.Response:
     wanted = local_path(form.get("next"))
     key = find_key(request.app[KEYS], form.get("key", "").strip())
     if key is None:
+        _log.warning("login_refused")
         told = {"next": wanted, "alert": "This is not a key of this service."}
         return page(request, "login.html", told, status=401)
     answer = see_other(wanted)
@@ -71,8 +76,20 @@ async def asset(request: web.Request) -> web.Response:
 
 @route("GET", "/", access="read")
 async def overview(request: web.Request) -> web.Response:
-    pages = [one for one in await request.app[STORE].list_pages() if sees_page(request, one["page_id"])]
-    return page(request, "overview.html", {"pages": pages})
+    """The Pages, those with a problem first; `q` finds some by name or id, `after` goes on."""
+    store, query, after = request.app[STORE], request.query.get("q", "").strip(), request.query.get("after")
+    # One more than is shown tells whether that is all.
+    found = await store.find_pages(query=query, pages=visible_pages(request), after=after, limit=_PAGES + 1)
+    shown = found[:_PAGES]
+    known = {one["page_id"]: one for one in await store.list_pages(pages=[one.page_id for one in shown])}
+    context = {
+        # Whoever was removed just now is not there any more.
+        "pages": [known[one.page_id] for one in shown if one.page_id in known],
+        "query": query,
+        "next": shown[-1].place if len(found) > len(shown) else None,
+        "after": after,
+    }
+    return page(request, "overview.html", context)
 
 
 @route("GET", "/console/pages/{page_id}", access="read")
@@ -98,6 +115,7 @@ async def _page(
     active = [run for run in runs if run["status"] not in sse.ENDED or run["status"] == "paused"]
     context = {
         "page": await store.get_page(page_id=page_id),
+        "problems": await store.list_problems(page_id=page_id),
         "modes": MODES,
         "active": active,
         # Without one at work, what the last one came to.
@@ -138,14 +156,21 @@ def _run_id(request: web.Request) -> int:
 @route("GET", "/console/sync-runs/{run_id}", access="read")
 async def one_run(request: web.Request) -> web.Response:
     run = await visible_run(request, _run_id(request))
-    return page(request, "run.html", {"run": run, "page": {"page_id": run["page_id"]}})
+    return page(request, "run.html", {"run": run, "page": await named_page(request, run["page_id"])})
+
+
+async def named_page(request: web.Request, page_id: str) -> Json:
+    """The Page as the head of a page of the console shows it."""
+    found = await request.app[STORE].find_pages(pages=[page_id], limit=1)
+    return {"page_id": page_id, "name": found[0].name if found else None}
 
 
 @route("POST", "/console/sync-runs/{run_id}/cancel", access="operate")
 async def cancel(request: web.Request) -> web.Response:
     run = await visible_run(request, _run_id(request))
-    await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
-    return see_other(f"/console/sync-runs/{run['run_id']}", notice="cancelled")
+    now = await request.app[STORE].cancel_sync(page_id=run["page_id"], run_id=int(run["run_id"]))
+    notice = "cancelled" if now == "cancelled" else "ended"
+    return see_other(f"/console/sync-runs/{run['run_id']}", notice=notice)
 
 
 @route("POST", "/console/sync-runs/{run_id}/retry", access="operate")

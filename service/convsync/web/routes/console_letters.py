@@ -13,13 +13,15 @@ from convsync.errors import BadData, InvalidArgument
 from convsync.facts import Json
 from convsync.web.routes.changes import visible_pages
 from convsync.web.routes.dead_letters import visible_letter
-from convsync.web.routing import KEY, allowed_page, flag, route, sees_page, whole_number
+from convsync.web.routing import KEY, allowed_page, flag, route, whole_number
 from convsync.web.sessions import read_form
-from convsync.web.state import STORE
+from convsync.web.state import SETTINGS, STORE
 from convsync.web.views import page, see_other
 
 _LETTERS = 50
 _CHANGES = 100
+# Of so many Pages one is chosen from a list; of more, by its id.
+_OPTIONS = 100
 _SHOWN = 100_000
 
 
@@ -37,13 +39,15 @@ async def letters(request: web.Request) -> web.Response:
         before=whole_number(before, "before") if before else None,
         limit=_LETTERS,
     )
+    pages = await store.find_pages(pages=visible_pages(request), limit=_OPTIONS + 1)
     context = {
-        "pages": [one for one in await store.list_pages() if sees_page(request, one["page_id"])],
+        "pages": sorted(pages, key=lambda one: one.page_id) if len(pages) <= _OPTIONS else None,
         "wanted": wanted,
         "resolved": resolved,
         "letters": found,
         "next": found[-1]["dead_letter_id"] if len(found) == _LETTERS else None,
         "before": before,
+        "days": request.app[SETTINGS].dead_letter_days,
     }
     return page(request, "dead_letters.html", context)
 

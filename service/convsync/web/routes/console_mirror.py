@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from convsync.web.chat import read_thread
+from convsync.web.routes.console import named_page
 from convsync.web.routing import allowed_page, route, whole_number
 from convsync.web.state import STORE
 from convsync.web.views import page
@@ -31,7 +32,7 @@ async def conversations(request: web.Request) -> web.Response:
         limit=_CONVERSATIONS,
     )
     context = {
-        "page": {"page_id": _page_id(request)},
+        "page": await named_page(request, _page_id(request)),
         "conversations": found["conversations"],
         "query": query,
         "next": found["next"],
@@ -51,7 +52,7 @@ async def conversation(request: web.Request) -> web.Response:
         page_id=page_id, conversation_id=conversation_id, before=before, limit=_EVENTS
     )
     context = {
-        "page": {"page_id": page_id},
+        "page": await named_page(request, page_id),
         "conversation": one,
         "days": read_thread(one, found["events"], newest=before is None),
         "older": found["next"],
@@ -65,7 +66,8 @@ async def message(request: web.Request) -> web.Response:
     life = await request.app[STORE].explain_message(
         page_id=_page_id(request), message_id=request.match_info["message_id"]
     )
-    return page(request, "message.html", {"page": {"page_id": life["page_id"]}, "life": life})
+    named = await named_page(request, life["page_id"])
+    return page(request, "message.html", {"page": named, "life": life})
 
 
 @route("GET", "/console/pages/{page_id}/timing", access="read")
@@ -90,5 +92,6 @@ async def _timing(request: web.Request, conversation_id: int | None) -> web.Resp
         one = await store.get_conversation(page_id=page_id, conversation_id=conversation_id)
     busiest = max(max(hours) for hours in found["counts"])
     shades = [[-(-count * _SHADES // busiest) if busiest else 0 for count in row] for row in found["counts"]]
-    context = {"page": {"page_id": page_id}, "conversation": one, "timing": found, "shades": shades}
+    named = await named_page(request, page_id)
+    context = {"page": named, "conversation": one, "timing": found, "shades": shades}
     return page(request, "timing.html", context)

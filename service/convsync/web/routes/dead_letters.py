@@ -23,7 +23,7 @@ class ListLetters(Parameters):
         str | None, Field(description="Of this Page. A key that is limited to several has to say which.")
     ] = None
     resolved: Annotated[Flag, Field(description="Those that were settled, not those that wait.")] = False
-    before: Annotated[Id | None, Field(description="The last dead_letter_id of the part before.")] = None
+    before: Annotated[Id | None, Field(description="The `next` of the part before.")] = None
     limit: Annotated[int, Whole(1, _LIMIT)] = 50
 
 
@@ -61,10 +61,17 @@ async def list_letters(request: web.Request) -> web.Response:
         wanted = next(iter(key.pages))
     if key.pages and wanted not in key.pages:
         raise NotFound(f"there is no Page {wanted}")
-    letters = await request.app[STORE].list_dead_letters(
-        page_id=wanted, resolved=asked.resolved, before=asked.before, limit=asked.limit
+    # One more than asked for tells whether that is all.
+    found = await request.app[STORE].list_dead_letters(
+        page_id=wanted, resolved=asked.resolved, before=asked.before, limit=asked.limit + 1
     )
-    return web.json_response({"dead_letters": letters})
+    letters = found[: asked.limit]
+    return web.json_response(
+        {
+            "dead_letters": letters,
+            "next": letters[-1]["dead_letter_id"] if len(found) > len(letters) else None,
+        }
+    )
 
 
 @route(

@@ -36,15 +36,25 @@ export function follow(feed) {
   const state = document.getElementById("feed-state");
   const say = (text) => (state.textContent = text);
   let count = 0;
-  const stream = new EventSource(`/api/changes/stream?after=${encodeURIComponent(feed.dataset.after)}`);
-  stream.addEventListener("open", () => say(`Listening. ${count} changes so far.`));
-  stream.addEventListener("change", (event) => {
-    add(feed, JSON.parse(event.data));
-    count += 1;
-    say(`Listening. ${count} changes so far.`);
-  });
-  stream.addEventListener("error", () => {
-    const over = stream.readyState === EventSource.CLOSED;
-    say(over ? "The feed ended: load this page again." : "The connection is lost; it is tried again.");
-  });
+  let after = feed.dataset.after;
+  let stream = null;
+
+  function listen() {
+    stream = new EventSource(`/api/changes/stream?after=${encodeURIComponent(after)}`);
+    stream.addEventListener("open", () => say(`Listening. ${count} changes so far.`));
+    stream.addEventListener("change", (event) => {
+      add(feed, JSON.parse(event.data));
+      after = event.lastEventId;
+      count += 1;
+      say(`Listening. ${count} changes so far.`);
+    });
+    stream.addEventListener("error", () => {
+      const over = stream.readyState === EventSource.CLOSED;
+      say(over ? "The feed ended: load this page again." : "The connection is lost; it is tried again.");
+    });
+  }
+
+  // Connections are few (runs.js): a window that nobody looks at needs none.
+  document.addEventListener("visibilitychange", () => (document.hidden ? stream?.close() : listen()));
+  if (!document.hidden) listen();
 }

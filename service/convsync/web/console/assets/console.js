@@ -1,7 +1,7 @@
 // A page as served is complete without scripts; these keep it up to date.
 import { follow } from "./changes.js";
 import { keepFresh } from "./live.js";
-import { watchRuns } from "./runs.js";
+import { unwatchRuns, watchRuns } from "./runs.js";
 import { localise } from "./times.js";
 
 function arrange(part) {
@@ -12,6 +12,11 @@ function arrange(part) {
 const refresh = keepFresh(arrange);
 arrange(document);
 follow(document.getElementById("feed"));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return unwatchRuns();
+  watchRuns(document, refresh);
+  refresh();
+});
 
 const thread = document.querySelector("[data-follow]");
 if (thread && !location.hash) thread.lastElementChild?.scrollIntoView({ block: "end", behavior: "instant" });

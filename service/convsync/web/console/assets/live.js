@@ -42,11 +42,10 @@ export function keepFresh(arrange) {
     }
   }
 
+  if (!address || !regions.length) return () => {};
   // One question at a time, whoever asks for it.
   const refresh = () => (asking ??= ask().finally(() => (asking = null)));
-  if (address && regions.length) {
-    const seconds = Math.min(...regions.map((region) => Number(region.dataset.live)));
-    setInterval(() => document.hidden || refresh(), seconds * 1000);
-  }
+  const seconds = Math.min(...regions.map((region) => Number(region.dataset.live)));
+  setInterval(() => document.hidden || refresh(), seconds * 1000);
   return refresh;
 }

@@ -1,5 +1,6 @@
-// The sections of running syncs follow their event streams; at the end the page is asked for again.
-const streams = new Map();
+// A running sync follows its event stream; at the end the page is asked for again. A browser opens six connections to a host, for all
+// of its windows together: each window holds one, while somebody looks at it. What else is at work is as new as the page.
+let watched = null;
 const announcement = document.getElementById("announcement");
 
 function told(value) {
@@ -35,20 +36,25 @@ function show(run) {
 }
 
 export function watchRuns(part, refresh) {
-  for (const section of part.querySelectorAll("[data-running]")) {
-    const id = section.dataset.run;
-    if (streams.has(id)) continue;
-    const stream = new EventSource(`/api/conversations/sync-stream?run_id=${id}`);
-    streams.set(id, stream);
-    stream.addEventListener("progress", (event) => show(JSON.parse(event.data)));
-    stream.addEventListener("batch_failed", refresh);
-    stream.addEventListener("done", (event) => {
-      const run = JSON.parse(event.data);
-      stream.close();
-      streams.delete(id);
-      show(run);
-      announcement.textContent = `Run ${id} is ${run.status}.`;
-      refresh();
-    });
-  }
+  const section = part.querySelector("[data-running]");
+  if (!section || watched || document.hidden) return;
+  const id = section.dataset.run;
+  const stream = new EventSource(`/api/conversations/sync-stream?run_id=${id}`);
+  watched = stream;
+  stream.addEventListener("progress", (event) => show(JSON.parse(event.data)));
+  stream.addEventListener("batch_failed", refresh);
+  stream.addEventListener("done", (event) => {
+    const run = JSON.parse(event.data);
+    unwatchRuns();
+    show(run);
+    announcement.textContent = `Run ${id} is ${run.status}.`;
+    refresh();
+  });
+  // It was refused, and does not come back by itself.
+  stream.addEventListener("error", () => stream.readyState === EventSource.CLOSED && stream === watched && unwatchRuns());
+}
+
+export function unwatchRuns() {
+  watched?.close();
+  watched = null;
 }
