@@ -22,6 +22,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
  && pip --python /opt/convsync/bin/python install --no-cache-dir --no-deps dist/convsync-*.whl
 
 FROM python:3.11-slim-bookworm
+# psql, for `convsync psql` and its recipes: what `status`, `doctor` and the runbooks tell an operator to run.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends postgresql-client \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /var/lib/convsync convsync \
  && install -d -o convsync -g convsync -m 700 /var/lib/convsync
 COPY --from=build /opt/convsync /opt/convsync

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -142,7 +142,7 @@ def show_pages(pages: list[Json], *, token_errors: bool = True) -> None:
             str(document["budget"]["calls"]),
             f"{run['mode']} {run['status']}{_time_left(run)}" if run else "none yet",
             str(document["dead_letters"]),
-            document["last_webhook_at"] or "none yet",
+            _time(document["last_webhook_at"]) or "none yet",
         )
     table.show()
     for document in pages:
@@ -162,15 +162,15 @@ def show_proof(page: Json) -> None:
         f"Page {page['page_id']}: {proof['complete']:,} of {proof['conversations']:,} conversations complete"
     )
     if proof["verified_since"]:
-        told += f" as of {proof['verified_since']}"
+        told += f" as of {_time(proof['verified_since'])}"
     if proof["unreadable"]:
         told += f"; {proof['unreadable']:,} messages unreadable"
     if proof["list_known"]:
-        told += f"; all conversations known as of {proof['list_walked_at']}"
+        told += f"; all conversations known as of {_time(proof['list_walked_at'])}"
     else:
         told += "; not known whether these are all"
     if proof["purged_before"]:
-        told += f"; nothing is held of before {proof['purged_before']}"
+        told += f"; nothing is held of before {_time(proof['purged_before'])}"
     if losses["since"] is None:
         told += "; no webhooks yet"
     elif losses["last_day"]:
@@ -253,7 +253,7 @@ def show_budget(page: Json) -> None:
     budget = page["budget"]
     if budget["blocked_until"]:
         whose = "the app" if budget["block_scope"] == "app" else "the Page"
-        text = f"no calls until {budget['blocked_until']}, Meta told {whose} to wait"
+        text = f"no calls until {_time(budget['blocked_until'])}, Meta told {whose} to wait"
         if budget["block_reason"]:
             text += f": {budget['block_reason']}"
     elif budget["pace_reason"]:
@@ -277,8 +277,8 @@ def show_dead_letters(letters: list[Json]) -> None:
             letter["source"],
             letter["reason"],
             str(letter["bytes"]),
-            letter["first_seen_at"],
-            letter["last_seen_at"],
+            _time(letter["first_seen_at"]),
+            _time(letter["last_seen_at"]),
             str(letter["attempts"]),
             letter["resolution"] or "",
         )
@@ -296,8 +296,8 @@ def show_schema_drift(drift: list[Json]) -> None:
             one["name"],
             one["page_id"] or "",
             one["source"],
-            one["first_seen_at"],
-            one["last_seen_at"],
+            _time(one["first_seen_at"]),
+            _time(one["last_seen_at"]),
             str(one["occurrences"]),
         )
     table.show()
@@ -314,8 +314,8 @@ def show_refused_facts(refused: list[Json]) -> None:
             one["page_id"],
             one["source"],
             one["reason"],
-            one["first_refused_at"],
-            one["last_refused_at"],
+            _time(one["first_refused_at"]),
+            _time(one["last_refused_at"]),
             str(one["facts"]),
         )
     table.show()
@@ -327,8 +327,12 @@ def show_feed(feed: Json) -> None:
         by = ""
         if feed["blocking_pid"] is not None:
             by = f", by {feed['blocking_application'] or 'a session'} (process {feed['blocking_pid']}"
-            by += f", in a transaction since {feed['blocking_since']})" if feed["blocking_since"] else ")"
-        held = f"{feed['held_back']} changes are held back since {feed['held_since']}{by}"
+            by += (
+                f", in a transaction since {_time(feed['blocking_since'])})"
+                if feed["blocking_since"]
+                else ")"
+            )
+        held = f"{feed['held_back']} changes are held back since {_time(feed['held_since'])}{by}"
         stdout.print(Text(escape_controls(f"\nThe change feed: {held}.")))
     behind = [one for one in feed["consumers"] if one["behind"]]
     if behind:
@@ -337,6 +341,14 @@ def show_feed(feed: Json) -> None:
         for one in behind:
             table.add_row(one["consumer"], str(one["behind"]), str(one["behind_seconds"]))
         table.show()
+
+
+def _time(told: str | None) -> str:
+    """A time of the database's to the second, as psql shows it; nothing, if there is none."""
+    if told is None:
+        return ""
+    moment = datetime.fromisoformat(told).astimezone(UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}+00"
 
 
 def escape_controls(text: str) -> str:

@@ -115,11 +115,11 @@ BLOCK = {"blocked_until": "2026-03-01T12:01:00+00:00", "block_reason": "(#4)\x1b
         ),
         (
             {"block_scope": "app", "pace": 0.5, "pace_reason": "usage", **BLOCK},
-            "Page 1: no calls until 2026-03-01T12:01:00+00:00, Meta told the app to wait: (#4)\\x1b[2J",
+            "Page 1: no calls until 2026-03-01 12:01:00+00, Meta told the app to wait: (#4)\\x1b[2J",
         ),
         (
             {"block_scope": "page", **BLOCK, "block_reason": None},
-            "Page 1: no calls until 2026-03-01T12:01:00+00:00, Meta told the Page to wait",
+            "Page 1: no calls until 2026-03-01 12:01:00+00, Meta told the Page to wait",
         ),
     ],
 )

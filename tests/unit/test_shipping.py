@@ -192,6 +192,7 @@ def test_the_image_runs_as_nobody_special_and_without_what_built_it() -> None:
     assert final.index("USER 10001") < final.index("ENTRYPOINT")
     assert "HEALTHCHECK" in final
     assert "pip" not in final
+    assert re.search(r"apt-get install .*\bpostgresql-client\b", final), "convsync psql needs it"
     assert not re.search(r"(PASSWORD|SECRET|TOKEN|API_KEYS)=", final)
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", stages[0], re.MULTILINE)
     for sources in copied:

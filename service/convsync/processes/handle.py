@@ -82,7 +82,9 @@ class Worker:
         try:
             while line := await self._reader.readline():
                 self._hear(orjson.loads(line), tells)
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError:
+            pass  # it has ended with something unread: whoever waits for it is told how
+        except ValueError as error:
             _log.warning("process_not_understood", pid=self.pid, error=type(error).__name__)
         finally:
             self._writer.close()
