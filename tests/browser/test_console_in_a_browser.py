@@ -130,6 +130,22 @@ async def look_away(page: Page, *, hidden: bool = True) -> None:
     )
 
 
+async def test_what_has_the_focus_is_kept_up_to_date_and_keeps_it(screen: Screen, served: Served) -> None:
+    """Whoever clicked on a table, or opened one of its links in another window, still looks at this one."""
+    page = screen.page
+    await served.synced()
+    await screen.log_in()
+    await screen.open(f"/console/pages/{served.page_id}")
+    table = page.get_by_role("region", name="Runs").locator("div.scroll")
+    link = page.get_by_role("table").get_by_role("link", name="1", exact=True)
+    for runs, focused in ((1, table), (2, link)):
+        await focused.focus()
+        await expect(page.get_by_role("table").get_by_role("row")).to_have_count(1 + runs)
+        await served.synced("incremental")
+        await expect(page.get_by_role("table").get_by_role("row")).to_have_count(2 + runs)
+        await expect(focused).to_be_focused()
+
+
 async def test_a_thread_is_read_as_a_chat_and_follows_what_happens_in_it(
     screen: Screen, served: Served
 ) -> None:

@@ -5,10 +5,35 @@ function say(text) {
   if (connection.textContent !== text) connection.textContent = text;
 }
 
-// Whoever is typing or selecting in a region is not disturbed.
+let pressed = false;
+document.addEventListener("pointerdown", () => (pressed = true));
+for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (pressed = false));
+
+// Whoever is selecting or pressing something in a region is not disturbed.
 function inUse(region) {
   const selection = getSelection();
-  return region.contains(document.activeElement) || (!selection.isCollapsed && region.contains(selection.anchorNode));
+  return pressed || (!selection.isCollapsed && region.contains(selection.anchorNode));
+}
+
+// What takes the focus, and what tells one from another when the region was put in place anew.
+function takers(region) {
+  return [...region.querySelectorAll("a, button, summary, [tabindex]")];
+}
+
+function sameness(one) {
+  const of = (name) => one.getAttribute(name) ?? "";
+  return [one.tagName, of("href"), one.form?.getAttribute("action") ?? "", of("aria-label"), of("aria-labelledby")].join(" ");
+}
+
+function put(region, nodes) {
+  const focused = region.contains(document.activeElement) ? document.activeElement : null;
+  const same = focused && takers(region).filter((one) => sameness(one) === sameness(focused));
+  const scrolled = focused?.scrollLeft;
+  region.replaceChildren(...nodes);
+  if (!focused) return;
+  const again = takers(region).filter((one) => sameness(one) === sameness(focused))[same.indexOf(focused)];
+  (again ?? document.getElementById("main")).focus({ preventScroll: true });
+  if (again) again.scrollLeft = scrolled;
 }
 
 function atTheEnd() {
@@ -32,7 +57,7 @@ export function keepFresh(arrange) {
         if (!now || served.get(region) === now.innerHTML || inUse(region)) continue;
         const follows = "follow" in region.dataset && atTheEnd();
         served.set(region, now.innerHTML);
-        region.replaceChildren(...now.childNodes);
+        put(region, now.childNodes);
         arrange(region);
         if (follows) region.lastElementChild?.scrollIntoView({ block: "end" });
       }
