@@ -253,14 +253,53 @@ def test_what_is_not_the_old_schema_is_told_by_table_and_column(
     assert (done.exit_code, told in done.output.replace("\n", " ")) == (1, True), done.output
 
 
-def test_json_that_nobody_can_read_is_told_and_shows_no_traceback(
-    run: Run, old: psycopg.Connection[Any]
+@pytest.mark.parametrize(
+    ("kind", "unreadable", "kept"),
+    [
+        ("json", r'{"message_id": "m_5", "text": "a\u0000b"}', r"a\u0000b"),
+        ("json", r'{"message_id": "m_5", "text": "half a pair: \ud83d."}', r"\ud83d."),
+        ("json", r'{"message_id": "m_5", "text": "the other half: \\\ude00"}', r"\\\ude00"),
+        ("json", '{"n": 1e400}', "0" * 400),
+        ("jsonb", '{"n": 1e400}', "0" * 400),
+        ("jsonb", '{"n": ' + "[" * 1500 + "]" * 1500 + "}", "[" * 1500 + "]" * 1500),
+    ],
+)
+def test_json_that_nobody_can_read_is_a_dead_letter_and_stops_nobody_else(
+    run: Run,
+    old: psycopg.Connection[Any],
+    mirror: psycopg.Connection[Any],
+    kind: str,
+    unreadable: str,
+    kept: str,
 ) -> None:
     old.execute(PLAIN)
-    old.execute("""update crm.contact_interaction_events set metadata = '{"n": 1e400}'""")
-    done = run()
-    assert (done.exit_code, "Traceback" in done.output) == (1, False), done.output
-    assert "a row of it has JSON that cannot be read: number is infinity" in done.output
+    readable = [
+        r'{"message_id": "m_6", "text": "\ud83d\ude00"}',
+        r'{"message_id": "m_7", "text": "C:\\u0000"}',
+    ]
+    for metadata in (unreadable, *readable):
+        old.execute(
+            """insert into crm.contact_interaction_events
+               values (2, 'message_received', '2026-02-01 11:00:00', %s)""",
+            [metadata],
+        )
+    change = sql.SQL("alter table crm.contact_interaction_events alter metadata type {}").format(
+        sql.SQL(kind)
+    )
+    old.execute(change)
+    done = run("--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["not_repaired"]["unusable_events"]["its JSON cannot be read"] == 1
+    assert {("m_6", "\U0001f600", "import"), ("m_7", "C:\\u0000", "import")} <= set(events(mirror))
+    (raw,) = [
+        row[0]
+        for row in mirror.execute(
+            "select convert_from(raw, 'UTF8') from convsync.dead_letters where reason like %s",
+            ["%its JSON cannot be read"],
+        )
+    ]
+    row = json.loads(raw)["row"]
+    assert kept in row.get("metadata", row)["unreadable_json"]
 
 
 def test_rows_that_security_hides_are_an_error_and_not_a_smaller_database(

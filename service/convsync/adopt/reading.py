@@ -23,6 +23,7 @@ from convsync.adopt.source import (
     LONGEST_ID,
     LONGEST_MESSAGE_ID,
     NO_IDS,
+    UNREADABLE,
     Person,
 )
 from convsync.facts import DeadLetter, Direction, Fact, Json, Message, Thread, drift_name
@@ -229,6 +230,8 @@ class PersonReader:
     def _message(self, message_id: str, row: Json) -> Message:
         metadata = row.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
+        if UNREADABLE in row or UNREADABLE in metadata:
+            raise UnusableError("its JSON cannot be read")
         event_type = _text(row.get("event_type")) or ""
         if event_type not in _TYPES:
             raise UnusableError(

@@ -34,12 +34,20 @@ NO_IDS: Final = ("null", "undefined")
 # Those of webhooks: real ids are far shorter, and PostgreSQL refuses what its indexes cannot hold.
 LONGEST_ID: Final = 128
 LONGEST_MESSAGE_ID: Final = 512
+# In place of JSON that PostgreSQL's jsonb, or this program, cannot hold: its text.
+UNREADABLE: Final = "unreadable_json"
 _FETCHED: Final = 2000
 _CONNECT_SECONDS: Final = 15
 
 # What must be there, and of which types; any type where none is named.
 _TIMES = ("timestamp with time zone", "timestamp without time zone")
 _JSON = ("jsonb", "json")
+# Type json takes them unread: U+0000, and half a surrogate pair (once escaped backslashes and pairs are out).
+_ESCAPED_BACKSLASH, _PAIR, _UNREADABLE_ESCAPE = (
+    "\\\\",
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}",
+    r"\\u(0000|[dD][89a-fA-F])",
+)
 _NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     CONVERSATIONS: {"id": (), "page_id": (), "sender_id": ()},
     EVENTS: {"conversation_id": (), "event_type": (), "event_timestamp": _TIMES, "metadata": _JSON},
@@ -177,6 +185,29 @@ class OldDatabase:
     def _table(self, name: str) -> sql.Identifier:
         return sql.Identifier(self.schema, name)
 
+    def _readable(self, table: str) -> sql.Composable:
+        """The table, with text in the place of JSON that would end the reading of all."""
+        columns = self.columns[table]
+        if "json" not in columns.values():
+            return self._table(table)
+        made = [
+            sql.SQL(
+                """case
+                   when regexp_replace(replace({column}::text, {backslash}, ''), {pair}, '', 'g') ~ {escape}
+                   then json_build_object({unreadable}, {column}::text) else {column} end as {column}"""
+            ).format(
+                column=sql.Identifier(name),
+                backslash=sql.Literal(_ESCAPED_BACKSLASH),
+                pair=sql.Literal(_PAIR),
+                escape=sql.Literal(_UNREADABLE_ESCAPE),
+                unreadable=sql.Literal(UNREADABLE),
+            )
+            if kind == "json"
+            else sql.Identifier(name)
+            for name, kind in columns.items()
+        ]
+        return sql.SQL("(select {} from {})").format(sql.SQL(", ").join(made), self._table(table))
+
     def _named(self, query: sql.SQL) -> sql.Composed:
         mid = sql.SQL("e.metadata ->> 'message_id'")
         if self.has(EVENTS, "message_id"):
@@ -185,8 +216,8 @@ class OldDatabase:
         page = sql.SQL("""(btrim(coalesce(c.page_id::text, '')) collate "C")""")
         no_ids, longest_id = sql.Literal(list(NO_IDS)), sql.Literal(LONGEST_ID)
         return query.format(
-            conversations=self._table(CONVERSATIONS),
-            events=self._table(EVENTS),
+            conversations=self._readable(CONVERSATIONS),
+            events=self._readable(EVENTS),
             page=page,
             page_is_one=sql.SQL(
                 "({page} <> '' and lower({page}) <> all ({no_ids}) and length({page}) <= {longest_id})"
@@ -220,8 +251,6 @@ class OldDatabase:
                     yield row
         except psycopg.Error as error:
             raise _told(error) from error
-        except orjson.JSONDecodeError as error:  # nested without end, or a number beyond all
-            raise OldDatabaseError(f"a row of it has JSON that cannot be read: {error.msg}") from error
 
 
 @asynccontextmanager
@@ -234,7 +263,7 @@ async def open_old_database(url: str) -> AsyncIterator[OldDatabase]:
     except psycopg.Error as error:
         raise _told(error) from error
     try:
-        set_json_loads(orjson.loads, connection)
+        set_json_loads(_loads, connection)
         try:
             as_of, schema = await _begin(connection)
         except psycopg.Error as error:
@@ -279,6 +308,13 @@ async def _begin(connection: psycopg.AsyncConnection[Any]) -> tuple[datetime, st
             f"several schemas have both tables: {names}; choose one by the search_path of the login"
         )
     return found[0][1], found[0][0]
+
+
+def _loads(text: str | bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # nested without end, or a number beyond all
+        return {UNREADABLE: text if isinstance(text, str) else bytes(text).decode()}
 
 
 def _told(error: psycopg.Error) -> OldDatabaseError:
