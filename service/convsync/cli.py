@@ -40,6 +40,7 @@ from convsync.console import (
     show_pages,
     show_run,
     show_token_error,
+    stderr,
     stdout,
 )
 from convsync.database import installer
@@ -623,7 +624,8 @@ async def doctor(page_id: str | None, test_alert: bool, json_: bool) -> int:
 
     Of each problem: what is wrong, why it matters, and the command that mends it. Exits 1 if there is one.
     """
-    checks = await examine(load_settings(), page_id, test_alert=test_alert)
+    with stderr.status("looking at everything: with many Pages it takes a while"):
+        checks = await examine(load_settings(), page_id, test_alert=test_alert)
     if json_:
         print_json(doctor_command.as_json(checks))
     else:
