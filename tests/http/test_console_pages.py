@@ -17,6 +17,7 @@ from http_support import (
     OTHER_PERSON,
     PAGE,
     PERSON,
+    READ_KEY,
     Json,
     Owner,
     Service,
@@ -364,6 +365,40 @@ async def test_a_second_sync_is_refused_readably_and_leads_to_the_first(
     assert "The sync was cancelled" in cancelled.words
     gate.open()
     assert (await syncing.ended(run_id))["status"] == "cancelled"
+
+
+async def test_deletions_that_are_held_back_are_allowed_by_who_operates_and_then_asked_for(
+    syncing: Service, simulator: Simulator
+) -> None:
+    page_id, form = simulator.page.page_id, "Allow these deletions"
+    _, run = await syncing.call("POST", "/api/conversations/sync", {"page_id": page_id}, wait="60")
+    assert run["status"] == "succeeded"
+    person = Person(syncing)
+    await person.log_in()
+    address = f"/console/sync-runs/{run['run_id']}"
+    assert form not in (await person.see(address)).words
+    assert "it holds no deletions back" in (await person.send(f"{address}/allow-deletions", 422)).words
+    for conversation in simulator.population.conversations[:30]:
+        simulator.population.remove(conversation)
+    _, run = await syncing.call("POST", "/api/conversations/sync", {"page_id": page_id}, wait="60")
+    assert (run["status"], run["reason"]) == ("partial", "deletion_breaker")
+    address, missing = f"/console/sync-runs/{run['run_id']}", run["deletions_proposed"]
+    await person.log_in(READ_KEY)
+    assert form not in (await person.see(address)).words
+    await person.send(f"{address}/allow-deletions", 403)
+    await person.log_in()
+    for path in (f"/console/pages/{page_id}", address):
+        shown = await person.see(path)
+        assert f"did not show {missing} conversations" in shown.words
+        assert f"Look at the Page in Meta's inbox first. {form}" in shown.words
+    assert "holds back the deletion" in (await person.send(f"{address}/retry", 422)).words
+    await person.send(f"{address}/allow-deletions", 403, token="0" * 64)
+    shown = await person.send(f"{address}/allow-deletions")
+    assert "Allowed: a retry asks for each of them." in shown.words
+    await person.send(f"{address}/retry")
+    run = await syncing.ended(run["run_id"])
+    assert (run["status"], run["deletions_confirmed"]) == ("succeeded", missing)
+    assert form not in (await person.see(address)).words
 
 
 async def test_the_runs_of_a_page_are_listed_part_by_part(
