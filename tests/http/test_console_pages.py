@@ -545,6 +545,33 @@ async def test_a_long_thread_is_read_part_by_part_and_loses_nothing(
     assert [len(part) for part in parts] == [3, 3, 2]
 
 
+async def test_a_reply_quotes_also_what_stands_on_another_part_of_the_thread(
+    service: Service, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convsync.web.routes import console_mirror
+
+    monkeypatch.setattr(console_mirror, "_EVENTS", 3)
+    at = 1_700_000_000_000
+
+    def reply(number: int, to: str) -> Json:
+        message = {"mid": f"m_{number}", "text": f"reply {number}", "reply_to": {"mid": to}}
+        return from_person(message=message, at=at + number)
+
+    said_before = [
+        said("m_1", "Is it <blue>?", at=at + 1),
+        said("m_2", "my secret", at=at + 2),
+        from_person(message={"mid": "m_2", "is_deleted": True}, at=at + 3),
+        said("m_of_another", "nobody's business", person=OTHER_PERSON, at=at),
+    ]
+    replies = [reply(4, "m_1"), reply(5, "m_2"), reply(6, "m_of_another")]
+    assert await service.deliver(delivery(*said_before, *replies)) == 200
+    shown = await person.see(f"/console/pages/{PAGE}/conversations/{await conversation_of(service)}")
+    assert re.findall(r'data-message="(m_\d)"', shown.text) == ["m_4", "m_5", "m_6"]
+    quoted = re.findall(r'<blockquote dir="auto">([^<]*)</blockquote>', shown.text)
+    assert quoted == ["Is it &lt;blue&gt;?", "a message"]
+    assert "my secret" not in shown.text
+
+
 async def test_the_message_id_that_facebook_makes_leads_to_its_life(service: Service, person: Person) -> None:
     mid = "m_AbC/+==%2F-_?#x"
     assert await service.deliver(delivery(said(mid, "hello"))) == 200
