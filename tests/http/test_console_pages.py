@@ -456,6 +456,16 @@ async def test_conversations_are_found_and_listed_part_by_part(
     await person.see(f"/console/pages/{PAGE}/conversations?before=none", 422)
 
 
+async def test_a_conversation_that_ends_with_a_picture_says_so_in_the_list(
+    service: Service, person: Person
+) -> None:
+    picture = {"type": "image", "payload": {"url": "https://cdn.example/p.jpg"}}
+    sent = from_person(message={"mid": "m_1", "attachments": [picture]}, at=1_700_000_000_000)
+    assert await service.deliver(delivery(sent)) == 200
+    shown = await person.see(f"/console/pages/{PAGE}/conversations")
+    assert re.findall(r'<span class="snippet"[^>]*>(.*?)</span>', shown.text) == ["<em>attachment</em>"]
+
+
 async def test_a_thread_reads_like_a_chat(service: Service, person: Person) -> None:
     at = 1_700_000_000_000
     assert (
