@@ -6,6 +6,7 @@ import asyncio
 import re
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ from http_support import (
 from convsync.simulator import Simulator
 from convsync.store import Store
 
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "console.md").read_text(encoding="utf-8")
 HOSTILE = (
     "<script>alert('x')</script> \"' onload=alert(1) & {{ 7 * 7 }} </textarea><img src=x onerror=alert(1)>"
 )
@@ -454,6 +456,24 @@ async def test_conversations_are_found_and_listed_part_by_part(
     assert listed == ["704", "703", "702", "701", "700"]
     assert "Nothing found" in (await person.see(f"/console/pages/{PAGE}/conversations?q=tandem")).words
     await person.see(f"/console/pages/{PAGE}/conversations?before=none", 422)
+
+
+async def test_what_the_search_does_not_look_in_the_sql_of_the_guide_finds(
+    service: Service, person: Person, owner: Owner
+) -> None:
+    messages = [
+        said("m_1", "The Bicycle is blue", at=1_700_000_000_000),
+        said("m_2", "my bicycle secret", at=1_700_000_001_000),
+        from_person(message={"mid": "m_2", "is_deleted": True}, at=1_700_000_002_000),
+        said("m_3", "hello", at=1_700_000_003_000),
+    ]
+    assert await service.deliver(delivery(*messages)) == 200
+    assert "Nothing found" in (await person.see(f"/console/pages/{PAGE}/conversations?q=bicycle")).words
+    (query,) = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+    found = owner.execute(query.replace("PAGE_ID", PAGE).encode()).fetchall()
+    assert [(str(one["conversation_id"]), one["body"]) for one in found] == [
+        (await conversation_of(service), "The Bicycle is blue")
+    ]
 
 
 async def test_a_conversation_that_ends_with_a_picture_says_so_in_the_list(
