@@ -242,6 +242,9 @@ async def test_pages_are_found_and_shown_part_by_part_those_with_a_problem_first
     for page_id in others:
         await service.add_page(page_id, name=f"Hill & Dale {page_id[-1]}")
     owner.execute(
+        "update convsync.pages set token_state = 'valid', token_sealed = '\\x01', token_key_id = 'k1'"
+    )
+    owner.execute(
         "insert into convsync.alerts (page_id, problem, since, details)"
         " values (%s, 'token_invalid', now(), '{}')",
         [others[3]],
