@@ -209,6 +209,28 @@ comment on function convsync_api.list_events(text, bigint, text, integer) is
 $c$A conversation's events, newest first: {"events": [..], "next": position or null}. p_before is the next of the part before,
 p_limit 1 to 200. deleted_at is set for what was taken back or is gone, with its conversation too. Errors: ZC001, ZC003, ZC006.$c$;
 
+create or replace function convsync_api.message_texts(p_page_id text, p_conversation_id bigint, p_message_ids text[])
+returns table (message_id text, body text)
+language plpgsql
+stable
+rows 10
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+begin
+  perform convsync_api.get_conversation(p_page_id, p_conversation_id);
+  return query
+  select e.message_id, case when e.deleted_at is null then e.body end
+  from convsync.contact_interaction_events e
+  where e.page_id = p_page_id and e.conversation_id = p_conversation_id and e.message_id = any (p_message_ids);
+end
+$$;
+comment on function convsync_api.message_texts(text, bigint, text[]) is
+$c$The texts of messages of a conversation, as those that reply to them quote them: null for what was taken back or had none. What the
+conversation does not have is left out. Errors: ZC001, ZC006.$c$;
+
 create or replace function convsync_api.list_page_events(p_page_id text, p_before text default null, p_limit integer default 50)
 returns jsonb
 language plpgsql

@@ -103,10 +103,14 @@ rows 50
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+  -- What list_problems finds by looking closer, at the runs and their parts, an alert tells a little later.
   select f.page_id, f.name, f.place
   from (
     select p.page_id, p.name, (
-      case when exists (select from convsync.alerts a where a.page_id = p.page_id and a.over_at is null) then '0.' else '1.' end || p.page_id
+      case when p.token_state in ('none', 'invalid')
+          or exists (select from convsync.alerts a where a.page_id = p.page_id and a.over_at is null)
+          or exists (select from convsync.dead_letters d where d.page_id = p.page_id and d.resolved_at is null)
+        then '0.' else '1.' end || p.page_id
     ) collate "C" as place
     from convsync.pages p
     where p.removed_at is null and (p_pages is null or p.page_id = any (p_pages))
@@ -117,8 +121,8 @@ as $$
   limit least(greatest(coalesce(p_limit, 50), 1), 1000);
 $$;
 comment on function convsync_api.find_pages(text, text[], text, integer) is
-$c$Pages by name, cheaply: those with a problem that somebody is told of first, then by id. p_query: a part of the name, or the beginning of the id;
-p_pages: only these; p_after: those after this place; p_limit: 1 to 1000.$c$;
+$c$Pages by name, cheaply: those first that have no usable token, a dead letter that waits, or a problem that somebody is told of, then by id.
+p_query: a part of the name, or the beginning of the id; p_pages: only these; p_after: those after this place; p_limit: 1 to 1000.$c$;
 
 create or replace function convsync_api.get_page(p_page_id text)
 returns jsonb

@@ -447,6 +447,22 @@ class Store:
         )
         return found
 
+    async def message_texts(
+        self, *, page_id: str, conversation_id: int, message_ids: Collection[str]
+    ) -> dict[str, str | None]:
+        """By message id; None for what was taken back or has no text."""
+        async with self._connection() as connection, connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(
+                """select message_id, body from convsync_api.message_texts(p_page_id => %(page_id)s,
+                   p_conversation_id => %(conversation_id)s, p_message_ids => %(message_ids)s)""",
+                {
+                    "page_id": page_id,
+                    "conversation_id": conversation_id,
+                    "message_ids": sorted(message_ids),
+                },
+            )
+            return dict(await cursor.fetchall())
+
     async def contact_timing(
         self, *, page_id: str, conversation_id: int | None = None, timezone: str | None = None
     ) -> Json:

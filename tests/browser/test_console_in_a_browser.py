@@ -15,6 +15,11 @@ from convsync.web.state import SESSIONS
 
 AT = 1_700_000_000_000
 MARK = "window.loadedOnce = true"
+SPOKEN = """() => {
+  window.spoken = [];
+  for (const status of document.querySelectorAll("[role=status]"))
+    new MutationObserver(() => spoken.push(status.textContent)).observe(status, { childList: true });
+}"""
 
 
 async def test_an_operator_logs_in_begins_a_sync_and_sees_its_bar_move_to_the_end(
@@ -213,16 +218,20 @@ async def test_changes_appear_as_they_happen(screen: Screen, served: Served) -> 
     await screen.log_in()
     await page.get_by_role("link", name="Changes").click()
     await expect(page.get_by_text("Listening.")).to_be_visible()
+    await page.evaluate(SPOKEN)
     await served.deliver(served.said("m_1", AT, text="hello"))
     conversation = await served.conversation_id()
     # An open transaction of another test on this server holds the feed back.
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name=conversation, exact=True))
     await expect(row).to_be_visible(timeout=60_000)
+    await expect(page.locator("#feed-count")).to_have_text("Changes so far: 1.")
     # While nobody looks it listens to nothing; who comes back has missed nothing.
     await look_away(page)
     await served.deliver(served.did(AT + 1000, read={"watermark": AT + 1000}))
     await look_away(page, hidden=False)
     await expect(row).to_have_count(2, timeout=60_000)
+    # A screen reader hears whether it listens, and nothing of each change.
+    assert await page.evaluate("spoken") == ["Paused.", "Listening."]
     row = row.first
     await row.get_by_role("link", name=conversation, exact=True).click()
     await expect(page.locator(".bubble")).to_contain_text("hello")

@@ -69,6 +69,9 @@ CALLS: dict[tuple[str, str], Call] = {
         303, "/console/sync-runs/RUN/cancel", of_a_page=True
     ),
     ("POST", "/console/sync-runs/{run_id}/retry"): Call(303, "/console/sync-runs/RUN/retry", of_a_page=True),
+    ("POST", "/console/sync-runs/{run_id}/allow-deletions"): Call(
+        422, "/console/sync-runs/RUN/allow-deletions", of_a_page=True
+    ),
     ("GET", "/console/pages/{page_id}/conversations"): Call(
         200, f"/console/pages/{PAGE}/conversations", of_a_page=True
     ),

@@ -6,6 +6,7 @@ import asyncio
 import re
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from http_support import (
     OTHER_PERSON,
     PAGE,
     PERSON,
+    READ_KEY,
     Json,
     Owner,
     Service,
@@ -30,6 +32,7 @@ from http_support import (
 from convsync.simulator import Simulator
 from convsync.store import Store
 
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "console.md").read_text(encoding="utf-8")
 HOSTILE = (
     "<script>alert('x')</script> \"' onload=alert(1) & {{ 7 * 7 }} </textarea><img src=x onerror=alert(1)>"
 )
@@ -239,6 +242,9 @@ async def test_pages_are_found_and_shown_part_by_part_those_with_a_problem_first
     for page_id in others:
         await service.add_page(page_id, name=f"Hill & Dale {page_id[-1]}")
     owner.execute(
+        "update convsync.pages set token_state = 'valid', token_sealed = '\\x01', token_key_id = 'k1'"
+    )
+    owner.execute(
         "insert into convsync.alerts (page_id, problem, since, details)"
         " values (%s, 'token_invalid', now(), '{}')",
         [others[3]],
@@ -366,6 +372,40 @@ async def test_a_second_sync_is_refused_readably_and_leads_to_the_first(
     assert (await syncing.ended(run_id))["status"] == "cancelled"
 
 
+async def test_deletions_that_are_held_back_are_allowed_by_who_operates_and_then_asked_for(
+    syncing: Service, simulator: Simulator
+) -> None:
+    page_id, form = simulator.page.page_id, "Allow these deletions"
+    _, run = await syncing.call("POST", "/api/conversations/sync", {"page_id": page_id}, wait="60")
+    assert run["status"] == "succeeded"
+    person = Person(syncing)
+    await person.log_in()
+    address = f"/console/sync-runs/{run['run_id']}"
+    assert form not in (await person.see(address)).words
+    assert "it holds no deletions back" in (await person.send(f"{address}/allow-deletions", 422)).words
+    for conversation in simulator.population.conversations[:30]:
+        simulator.population.remove(conversation)
+    _, run = await syncing.call("POST", "/api/conversations/sync", {"page_id": page_id}, wait="60")
+    assert (run["status"], run["reason"]) == ("partial", "deletion_breaker")
+    address, missing = f"/console/sync-runs/{run['run_id']}", run["deletions_proposed"]
+    await person.log_in(READ_KEY)
+    assert form not in (await person.see(address)).words
+    await person.send(f"{address}/allow-deletions", 403)
+    await person.log_in()
+    for path in (f"/console/pages/{page_id}", address):
+        shown = await person.see(path)
+        assert f"did not show {missing} conversations" in shown.words
+        assert f"Look at the Page in Meta's inbox first. {form}" in shown.words
+    assert "holds back the deletion" in (await person.send(f"{address}/retry", 422)).words
+    await person.send(f"{address}/allow-deletions", 403, token="0" * 64)
+    shown = await person.send(f"{address}/allow-deletions")
+    assert "Allowed: a retry asks for each of them." in shown.words
+    await person.send(f"{address}/retry")
+    run = await syncing.ended(run["run_id"])
+    assert (run["status"], run["deletions_confirmed"]) == ("succeeded", missing)
+    assert form not in (await person.see(address)).words
+
+
 async def test_the_runs_of_a_page_are_listed_part_by_part(
     service: Service, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +459,34 @@ async def test_conversations_are_found_and_listed_part_by_part(
     assert listed == ["704", "703", "702", "701", "700"]
     assert "Nothing found" in (await person.see(f"/console/pages/{PAGE}/conversations?q=tandem")).words
     await person.see(f"/console/pages/{PAGE}/conversations?before=none", 422)
+
+
+async def test_what_the_search_does_not_look_in_the_sql_of_the_guide_finds(
+    service: Service, person: Person, owner: Owner
+) -> None:
+    messages = [
+        said("m_1", "The Bicycle is blue", at=1_700_000_000_000),
+        said("m_2", "my bicycle secret", at=1_700_000_001_000),
+        from_person(message={"mid": "m_2", "is_deleted": True}, at=1_700_000_002_000),
+        said("m_3", "hello", at=1_700_000_003_000),
+    ]
+    assert await service.deliver(delivery(*messages)) == 200
+    assert "Nothing found" in (await person.see(f"/console/pages/{PAGE}/conversations?q=bicycle")).words
+    (query,) = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+    found = owner.execute(query.replace("PAGE_ID", PAGE).encode()).fetchall()
+    assert [(str(one["conversation_id"]), one["body"]) for one in found] == [
+        (await conversation_of(service), "The Bicycle is blue")
+    ]
+
+
+async def test_a_conversation_that_ends_with_a_picture_says_so_in_the_list(
+    service: Service, person: Person
+) -> None:
+    picture = {"type": "image", "payload": {"url": "https://cdn.example/p.jpg"}}
+    sent = from_person(message={"mid": "m_1", "attachments": [picture]}, at=1_700_000_000_000)
+    assert await service.deliver(delivery(sent)) == 200
+    shown = await person.see(f"/console/pages/{PAGE}/conversations")
+    assert re.findall(r'<span class="snippet"[^>]*>(.*?)</span>', shown.text) == ["<em>attachment</em>"]
 
 
 async def test_a_thread_reads_like_a_chat(service: Service, person: Person) -> None:
@@ -508,6 +576,33 @@ async def test_a_long_thread_is_read_part_by_part_and_loses_nothing(
         path = older[1] if older else None
     assert [mid for part in reversed(parts) for mid in part] == [f"m_{number}" for number in range(8)]
     assert [len(part) for part in parts] == [3, 3, 2]
+
+
+async def test_a_reply_quotes_also_what_stands_on_another_part_of_the_thread(
+    service: Service, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convsync.web.routes import console_mirror
+
+    monkeypatch.setattr(console_mirror, "_EVENTS", 3)
+    at = 1_700_000_000_000
+
+    def reply(number: int, to: str) -> Json:
+        message = {"mid": f"m_{number}", "text": f"reply {number}", "reply_to": {"mid": to}}
+        return from_person(message=message, at=at + number)
+
+    said_before = [
+        said("m_1", "Is it <blue>?", at=at + 1),
+        said("m_2", "my secret", at=at + 2),
+        from_person(message={"mid": "m_2", "is_deleted": True}, at=at + 3),
+        said("m_of_another", "nobody's business", person=OTHER_PERSON, at=at),
+    ]
+    replies = [reply(4, "m_1"), reply(5, "m_2"), reply(6, "m_of_another")]
+    assert await service.deliver(delivery(*said_before, *replies)) == 200
+    shown = await person.see(f"/console/pages/{PAGE}/conversations/{await conversation_of(service)}")
+    assert re.findall(r'data-message="(m_\d)"', shown.text) == ["m_4", "m_5", "m_6"]
+    quoted = re.findall(r'<blockquote dir="auto">([^<]*)</blockquote>', shown.text)
+    assert quoted == ["Is it &lt;blue&gt;?", "a message"]
+    assert "my secret" not in shown.text
 
 
 async def test_the_message_id_that_facebook_makes_leads_to_its_life(service: Service, person: Person) -> None:

@@ -1,6 +1,6 @@
 -- Pages and their sealed tokens.
 begin;
-select plan(58);
+select plan(57);
 set local timezone = 'UTC';
 set local convsync.now = '2026-03-01T12:00:00Z';
 
@@ -97,20 +97,26 @@ select results_eq($$select l ->> 'page_id' from convsync_api.list_pages(p_pages 
 
 -- Finding
 
-select lives_ok($$select convsync_api.add_page('103', p_name => 'Café 100%_\')$$, 'a Page with a name');
-select results_eq($$select f.page_id, f.name from convsync_api.find_pages() f$$,
-  $$values ('050', null::text), ('100', 'The shop'), ('102', null), ('103', 'Café 100%_\')$$, 'All are found, by id');
+select lives_ok(
+  $$select convsync_api.add_page(page_id, name, null, '\x01', 'k1') from (values ('103', 'Café 100%_\'), ('104', null), ('105', null), ('106', null),
+    ('107', null)) p (page_id, name)$$, 'Pages with a token, and one with a name');
+select results_eq($$select f.page_id, f.name from convsync_api.find_pages('', array['100', '103']) f$$,
+  $$values ('100', 'The shop'), ('103', 'Café 100%_\')$$, 'of those that are named');
 select results_eq($$select f.page_id from convsync_api.find_pages('cAFé 100%_\') f$$, array['103'], 'by a part of the name, in either case');
-select results_eq($$select f.page_id from convsync_api.find_pages('10') f$$, array['100', '102', '103'], 'or the beginning of the id');
-select results_eq($$select f.page_id from convsync_api.find_pages('', array['102', '050', '999']) f$$, array['050', '102'], 'of those that are named');
+select results_eq($$select f.page_id from convsync_api.find_pages('10', array['050', '100', '103', '999']) f$$, array['100', '103'], 'or the beginning of the id');
+update convsync.pages set token_state = 'invalid' where page_id = '104';
+insert into convsync.dead_letters (page_id, source, reason, raw, digest, resolved_at, resolution)
+values ('105', 'webhook', 'odd', '\x01', '\x01', null, null), ('106', 'webhook', 'odd', '\x01', '\x01', now(), 'discarded');
 insert into convsync.alerts (page_id, problem, since, details, over_at)
-values ('102', 'token_invalid', now(), '{}', null), ('103', 'token_invalid', now(), '{}', now());
-select results_eq($$select f.page_id from convsync_api.find_pages(p_limit => 2) f$$, array['102', '050'], 'first those that somebody is told of');
+values ('106', 'sync_failed', now(), '{}', now()), ('107', 'sync_failed', now(), '{}', null);
+select results_eq($$select f.page_id from convsync_api.find_pages() f$$, array['050', '102', '104', '105', '107', '100', '103', '106'],
+  'first those without a usable token, with a dead letter that waits, and those that somebody is told of, by id');
 select results_eq(
-  $$select f.page_id from convsync_api.find_pages(p_after => (select max(f.place) from convsync_api.find_pages(p_limit => 2) f)) f$$,
-  array['100', '103'], 'and then the others, part by part');
+  $$select f.page_id from convsync_api.find_pages(p_after => (select max(f.place) from convsync_api.find_pages(p_limit => 4) f)) f$$,
+  array['107', '100', '103', '106'], 'and then the others, part by part');
 delete from convsync.alerts;
-delete from convsync.pages where page_id = '103';
+delete from convsync.dead_letters;
+delete from convsync.pages where page_id between '103' and '107';
 select is(convsync_api.get_page('050') ->> 'last_webhook_at', '2026-03-02T12:00:00+00:00', 'its first webhook is noted');
 select is(pg_temp.error_of($$select convsync_api.get_page('101')$$), 'ZC001 | there is no Page 101', 'a Page that is not there is not found');
 select is(pg_temp.error_of($$select * from convsync_api.page_token('101')$$), 'ZC001 | there is no Page 101', 'nor is its token');

@@ -6,10 +6,11 @@ never checked by anybody: whatever shape it has, this makes something of it that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 from convsync.facts import Json
@@ -62,19 +63,34 @@ class Entry:
     receipt: str | None = None
 
 
+def answered_elsewhere(events: Sequence[Json]) -> set[str]:
+    """The ids of messages that some of these reply to, and that are not among them."""
+    shown = {event["message_id"] for event in events}
+    return {_answered(event) for event in events if event["deleted_at"] is None} - shown - {""}
+
+
 def read_thread(
-    conversation: Json, events: Sequence[Json], *, newest: bool = True
+    conversation: Json,
+    events: Sequence[Json],
+    *,
+    newest: bool = True,
+    elsewhere: Mapping[str, str | None] = MappingProxyType({}),
 ) -> list[tuple[str, list[Entry]]]:
-    """(time of the first, entries) of each day. `newest`: this is the thread's end; it has the receipts."""
-    by_id = {event["message_id"]: event for event in events}
-    entries = [_entry(event, conversation["page_id"], by_id) for event in reversed(events)]
+    """(time of the first, entries) of each day. `newest`: this is the thread's end; it has the receipts.
+
+    `elsewhere`: the texts of messages that these reply to, if not among them.
+    """
+    texts = dict(elsewhere) | {
+        event["message_id"]: event["body"] if event["deleted_at"] is None else None for event in events
+    }
+    entries = [_entry(event, conversation["page_id"], texts) for event in reversed(events)]
     if newest:
         _mark_receipts(entries, conversation)
     days = groupby(entries, key=lambda entry: entry.at[:10])
     return [(found[0].at, found) for found in (list(group) for _, group in days)]
 
 
-def _entry(event: Json, page_id: str, by_id: dict[str, Json]) -> Entry:
+def _entry(event: Json, page_id: str, texts: Mapping[str, str | None]) -> Entry:
     told = event["metadata"]
     entry = Entry(
         message_id=event["message_id"],
@@ -98,12 +114,17 @@ def _entry(event: Json, page_id: str, by_id: dict[str, Json]) -> Entry:
         )
         for one in _list(told.get("reactions"))
     ]
-    answered = _part(_part(told, "webhook"), "reply_to") or _part(_part(told, "graph"), "reply_to")
-    original = by_id.get(_text(answered.get("mid") or answered.get("id")))
-    if original is not None:
-        body = original["body"] if original["deleted_at"] is None else None
-        entry.answers = (body or "a message")[:_QUOTED]
+    answered = _answered(event)
+    if answered in texts:
+        entry.answers = (texts[answered] or "a message")[:_QUOTED]
     return entry
+
+
+def _answered(event: Json) -> str:
+    """The id of the message that it replies to; empty without one."""
+    told = event["metadata"]
+    answered = _part(_part(told, "webhook"), "reply_to") or _part(_part(told, "graph"), "reply_to")
+    return _text(answered.get("mid") or answered.get("id"))
 
 
 def _mark_receipts(entries: Sequence[Entry], conversation: Json) -> None:

@@ -39,6 +39,7 @@ NOTICES = {
     "cancelled": "The sync was cancelled.",
     "ended": "It had ended before.",
     "retried": "The sync goes on with what could not be read.",
+    "allowed": "Allowed: a retry asks for each of them.",
     "replayed": "Replayed: what it says is in the mirror now.",
     "discarded": "Discarded.",
     "settled": "It had been settled before.",

@@ -180,3 +180,10 @@ async def retry(request: web.Request) -> web.Response:
         run["page_id"], int(run["run_id"]), run["mode"], request_id=request[REQUEST_ID]
     )
     return see_other(f"/console/sync-runs/{run['run_id']}", notice="retried")
+
+
+@route("POST", "/console/sync-runs/{run_id}/allow-deletions", access="operate")
+async def allow_deletions(request: web.Request) -> web.Response:
+    run = await visible_run(request, _run_id(request))
+    await request.app[STORE].allow_deletions_of_run(page_id=run["page_id"], run_id=int(run["run_id"]))
+    return see_other(f"/console/sync-runs/{run['run_id']}", notice="allowed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from convsync.web.chat import read_thread
+from convsync.web.chat import answered_elsewhere, read_thread
 from convsync.web.routes.console import named_page
 from convsync.web.routing import allowed_page, route, whole_number
 from convsync.web.state import STORE
@@ -51,10 +51,16 @@ async def conversation(request: web.Request) -> web.Response:
     found = await store.list_events(
         page_id=page_id, conversation_id=conversation_id, before=before, limit=_EVENTS
     )
+    answered = answered_elsewhere(found["events"])
+    elsewhere = (
+        await store.message_texts(page_id=page_id, conversation_id=conversation_id, message_ids=answered)
+        if answered
+        else {}
+    )
     context = {
         "page": await named_page(request, page_id),
         "conversation": one,
-        "days": read_thread(one, found["events"], newest=before is None),
+        "days": read_thread(one, found["events"], newest=before is None, elsewhere=elsewhere),
         "older": found["next"],
         "before": before,
     }

@@ -34,6 +34,8 @@ function add(feed, change) {
 export function follow(feed) {
   if (!feed) return;
   const state = document.getElementById("feed-state");
+  // Not in the state, which is read aloud whenever it changes.
+  const counter = document.getElementById("feed-count");
   const say = (text) => (state.textContent = text);
   let count = 0;
   let after = feed.dataset.after;
@@ -41,12 +43,12 @@ export function follow(feed) {
 
   function listen() {
     stream = new EventSource(`/api/changes/stream?after=${encodeURIComponent(after)}`);
-    stream.addEventListener("open", () => say(`Listening. ${count} changes so far.`));
+    stream.addEventListener("open", () => say("Listening."));
     stream.addEventListener("change", (event) => {
       add(feed, JSON.parse(event.data));
       after = event.lastEventId;
       count += 1;
-      say(`Listening. ${count} changes so far.`);
+      counter.textContent = `Changes so far: ${count}.`;
     });
     stream.addEventListener("error", () => {
       const over = stream.readyState === EventSource.CLOSED;
@@ -54,7 +56,12 @@ export function follow(feed) {
     });
   }
 
+  function pause() {
+    stream?.close();
+    say("Paused.");
+  }
+
   // Connections are few (runs.js): a window that nobody looks at needs none.
-  document.addEventListener("visibilitychange", () => (document.hidden ? stream?.close() : listen()));
+  document.addEventListener("visibilitychange", () => (document.hidden ? pause() : listen()));
   if (!document.hidden) listen();
 }
