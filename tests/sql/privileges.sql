@@ -1,6 +1,6 @@
 -- The service's role: it may call every public function, and reach nothing else.
 begin;
-select plan(136);
+select plan(140);
 
 create temporary table tables_of_state (relation text) on commit drop;
 insert into tables_of_state
@@ -13,7 +13,7 @@ select is(current_user::text, 'convsync_service', 'this runs as the role of the 
 
 select throws_ok(format(statement, t.relation), '42501', 'permission denied for schema convsync', what || t.relation || ' is refused')
 from (
-  select relation from unnest('{alerts,call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
+  select relation from unnest('{alert_looks,alerts,call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
     erased_messages,feed_consumers,feed_epochs,feed_horizons,installation,installation_secrets,loss_meter,messenger_conversations,outgoing_dead_letters,outgoing_webhooks,page_events,pages,pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule,thread_proofs,webhook_losses}'::text[]) relation
 ) t
 cross join (values
@@ -31,7 +31,7 @@ select throws_ok('update convsync.sync_runs set status = $$succeeded$$, finished
 reset role;
 select is_empty(
   $$select relation from tables_of_state
-    where relation <> all ('{alerts,call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
+    where relation <> all ('{alert_looks,alerts,call_budgets,contact_interaction_events,conversation_changes,dead_letters,deletion_requests,erased_contacts,
       erased_messages,feed_consumers,feed_epochs,feed_horizons,installation,installation_secrets,loss_meter,messenger_conversations,outgoing_dead_letters,outgoing_webhooks,page_events,pages,pending_amendments,refused_facts,refused_requests,request_sizes,schema_drift,sync_batches,sync_cursors,sync_runs,sync_schedule,thread_proofs,webhook_losses}')$$,
   'no table was forgotten above');
 set local role convsync_service;
