@@ -10,7 +10,6 @@ from functools import partial
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from convsync import __version__, errors
 from convsync.database.installer import schema_version
@@ -51,6 +50,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.server import NOT_OURS, Runner
 from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
@@ -105,25 +105,9 @@ _MODULES = (
 _log = structlog.get_logger(__name__)
 
 
-class _NotOurs(logging.Filter):
-    """What came is no HTTP, or not of the encoding it names: aiohttp answers 400, and calls it an error of
-    ours, with its traceback. Any scanner does it; one line says so.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
-            return True
-        _log.info("request_unreadable", error=type(error).__name__)
-        return False
-
-
-_not_ours = _NotOurs()
-
-
 def create_app(settings: Settings, service_url: str) -> web.Application:
     """The service on the database at `service_url`, whose login needs no more than convsync_service."""
-    logging.getLogger("aiohttp.server").addFilter(_not_ours)
+    logging.getLogger("aiohttp.server").addFilter(NOT_OURS)
     path = WritePath()
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,
@@ -322,7 +306,7 @@ async def serve_on(app: web.Application, sockets: Sequence[socket.socket]) -> we
 async def _serve(
     app: web.Application, sites: Callable[[web.AppRunner], Iterable[web.BaseSite]]
 ) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_REQUESTS_SECONDS, handle_signals=False)
+    runner = Runner(app, access_log=None, shutdown_timeout=_REQUESTS_SECONDS, handle_signals=False)
     await runner.setup()
     try:
         for site in sites(runner):
