@@ -30,7 +30,7 @@ from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
 from convsync.web import cors, middlewares, views
-from convsync.web.limits import RateLimit
+from convsync.web.limits import RateLimit, Streams
 from convsync.web.routes import (
     changes,
     compliance,
@@ -67,6 +67,7 @@ from convsync.web.state import (
     SESSIONS,
     SETTINGS,
     STORE,
+    STREAMS,
     TELLS,
     TOKENS,
     WRITE_PATH,
@@ -131,6 +132,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[middlewares.KEYS] = keys
     app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
     app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
+    app[STREAMS] = Streams(settings.streams_max)
     app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
@@ -213,6 +215,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         commit=commit,
         store=store,
         alerter=alerter,
+        open_streams=lambda: app[STREAMS].open,
         hidden_consumers=limited_consumers(app[middlewares.KEYS]),
         all_processes=app.get(ALL_PROCESSES),
     )

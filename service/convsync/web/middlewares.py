@@ -16,7 +16,7 @@ from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
 from convsync.web import tickets
 from convsync.web.asked import once_each, read_parameters, refuse_unstorable
-from convsync.web.limits import RateLimit, TooManyRequests
+from convsync.web.limits import RateLimit, TooManyRequests, TooManyStreams
 from convsync.web.routing import (
     KEY,
     PATH,
@@ -137,7 +137,7 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
             # A function speaks of its own parameter; the caller wrote what is left of that name.
             extra, detail = {**extra, "field": known}, detail.replace(field, known)
         answer = problem(request, error.status, error.code, error.title, detail, extra)
-        if isinstance(error, TooManyRequests):
+        if isinstance(error, (TooManyRequests, TooManyStreams)):
             answer.headers["Retry-After"] = str(error.retry_after)
         return answer
     except web.HTTPException as error:
