@@ -22,7 +22,8 @@ as $$
 $$;
 
 create or replace function convsync_api.list_dead_letters(
-  p_page_id text default null, p_resolved boolean default false, p_before bigint default null, p_limit integer default 50
+  p_page_id text default null, p_resolved boolean default false, p_before bigint default null, p_limit integer default 50,
+  p_pages text[] default null
 )
 returns setof jsonb
 language sql
@@ -33,15 +34,15 @@ set timezone = 'UTC'
 as $$
   select convsync_api._dead_letter_document(d, false)
   from convsync.dead_letters d
-  where (p_page_id is null or d.page_id = p_page_id)
+  where (p_page_id is null or d.page_id = p_page_id) and (p_pages is null or d.page_id = any (p_pages))
     and (d.resolved_at is not null) = coalesce(p_resolved, false)
     and (p_before is null or d.dead_letter_id < p_before)
   order by d.dead_letter_id desc
   limit least(greatest(coalesce(p_limit, 50), 1), 1000);
 $$;
-comment on function convsync_api.list_dead_letters(text, boolean, bigint, integer) is
+comment on function convsync_api.list_dead_letters(text, boolean, bigint, integer, text[]) is
 $c$Dead letters as JSON without their bytes, newest first: waiting ones, or with p_resolved those that were settled. p_before is the
-dead_letter_id to go on from, p_limit 1 to 1000.$c$;
+dead_letter_id to go on from, p_limit 1 to 1000, p_pages: only of these Pages, so none of no Page.$c$;
 
 create or replace function convsync_api.get_dead_letter(p_dead_letter_id bigint)
 returns jsonb

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = None
     cors_origins: str = ""
     requests_per_minute: int = Field(default=6000, ge=0, le=1_000_000)  # of each key, to each process
+    streams_max: int = Field(default=200, ge=1, le=100_000)  # of each process
     alert_webhook_url: SecretStr | None = None
     graph_url: str = "https://graph.facebook.com"
     graph_version: str = Field(default="v26.0", pattern=r"^v\d+\.\d+$")

@@ -674,14 +674,18 @@ class Store:
         resolved: bool = False,
         before: int | None = None,
         limit: int = 50,
+        pages: Collection[str] | None = None,
     ) -> list[Json]:
+        """Newest first: of one Page, or of all; with `pages` of no other than these."""
         return await self._values(
             """select * from convsync_api.list_dead_letters(p_page_id => %(page_id)s,
-               p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s)""",
+               p_resolved => %(resolved)s, p_before => %(before)s, p_limit => %(limit)s,
+               p_pages => %(pages)s)""",
             page_id=page_id,
             resolved=resolved,
             before=before,
             limit=limit,
+            pages=None if pages is None else sorted(pages),
         )
 
     async def get_dead_letter(self, *, dead_letter_id: int) -> Json:

@@ -95,13 +95,13 @@ def test_it_is_shown_with_its_bytes_and_in_utc(service: Connection) -> None:
 
 def test_they_are_listed_newest_first_by_page_and_in_parts(service: Connection) -> None:
     def listed(**where: Any) -> list[str]:
-        values = {"page": None, "resolved": False, "before": None, "limit": 50, **where}
+        values = {"page": None, "resolved": False, "before": None, "limit": 50, "pages": None, **where}
         return [
             row["letter"]["dead_letter_id"]
             for row in rows(
                 service,
-                """select convsync_api.list_dead_letters(%(page)s, %(resolved)s, %(before)s, %(limit)s)
-                     as letter""",
+                """select convsync_api.list_dead_letters(%(page)s, %(resolved)s, %(before)s, %(limit)s,
+                     %(pages)s) as letter""",
                 **values,
             )
         ]
@@ -112,6 +112,9 @@ def test_they_are_listed_newest_first_by_page_and_in_parts(service: Connection) 
     assert listed(limit=2) == newest_first[:2]
     assert listed(limit=2, before=numbers[4]) == newest_first[2:4]
     assert listed(page="1002") == [newest_first[0], newest_first[3]]
+    assert listed(pages=["1001", "1002"]) == [newest_first[n] for n in (0, 1, 3, 4)]
+    assert listed(pages=["1001", "1002"], limit=2, before=numbers[4]) == [newest_first[3], newest_first[4]]
+    assert listed(page="1002", pages=["1001"]) == listed(pages=[]) == []
     call(service, "select convsync_api.discard_dead_letter(%(n)s, 'a test')", n=numbers[2])
     assert listed() == [n for n in newest_first if n != str(numbers[2])]
     assert listed(resolved=True) == [str(numbers[2])]

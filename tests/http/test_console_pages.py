@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from console_support import Person
 from http_support import (
+    OPERATE_KEY,
     OPERATOR,
     OTHER_PAGE,
     OTHER_PERSON,
@@ -28,9 +29,13 @@ from http_support import (
     from_person,
     said,
 )
+from pydantic import SecretStr
 
+from convsync.facts import DeadLetter
 from convsync.simulator import Simulator
 from convsync.store import Store
+from convsync.web.app import create_app
+from convsync.web.state import STORE
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "console.md").read_text(encoding="utf-8")
 HOSTILE = (
@@ -726,6 +731,30 @@ async def test_among_many_pages_dead_letters_are_asked_for_by_the_id_of_one(
     shown = await person.see(f"/console/dead-letters?page_id={OTHER_PAGE}")
     assert f'value="{OTHER_PAGE}"' in shown.text
     assert f'href="/console/dead-letters/{number}"' not in shown.text
+
+
+async def test_a_key_limited_to_several_pages_is_shown_the_dead_letters_of_all_of_them(
+    configure: Any, database: Any, aiohttp_client: Any
+) -> None:
+    key, third = "k" * 20, "104000000000003"
+    keys = SecretStr(f"operator:operate:{OPERATE_KEY},twice:read:{key}:{OTHER_PAGE}+{third}")
+    app = create_app(configure(api_keys=keys), database.service_url)
+    service = Service(await aiohttp_client(app), app)
+    for page in (PAGE, OTHER_PAGE, third):
+        await service.add_page(page)
+    letters = [DeadLetter(page, "why", page.encode()) for page in ("", PAGE, OTHER_PAGE, third)]
+    await app[STORE].ingest(letters, "webhook")
+    person = Person(service)
+    await person.log_in(key)
+
+    async def listed(query: str = "") -> list[str]:
+        shown = await person.see(f"/console/dead-letters{query}")
+        assert '<option value="">all</option>' in shown.text
+        return re.findall(r"<td>(\d{10,}|unknown)</td>", shown.text)
+
+    assert sorted(await listed()) == sorted([OTHER_PAGE, third])
+    assert await listed(f"?page_id={third}") == [third]
+    await person.see(f"/console/dead-letters?page_id={PAGE}", 404)
 
 
 async def test_it_says_how_long_dead_letters_are_kept(service: Service, person: Person) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
 import pytest
 from http_support import ELSEWHERE_KEY, OPERATOR, PAGE, Service, bearer, problem
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from convsync.facts import DeadLetter
@@ -119,6 +121,49 @@ async def test_whoever_speaks_no_http_or_leaves_is_no_error_in_the_log(
         await runner.cleanup()
     assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
     assert [one for one in logs if one["log_level"] not in ("info", "debug")] == []
+
+
+REFUSED_BY_THE_PARSER = {
+    **{kind: (sent, 400, "bad_request") for kind, (sent, leaves) in BROKEN.items() if not leaves},
+    "an unknown wish": (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: magic\r\n\r\n",
+        417,
+        "expectation_failed",
+    ),
+    "an unknown wish of nowhere": (
+        b"GET /nothing HTTP/1.1\r\nHost: x\r\nExpect: magic\r\n\r\n",
+        417,
+        "expectation_failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_BY_THE_PARSER)
+async def test_what_no_handler_ever_sees_is_refused_with_a_problem_document(
+    configure: Any, database: Any, kind: str
+) -> None:
+    sent, status, code = REFUSED_BY_THE_PARSER[kind]
+    runner = await serve(create_app(configure(), database.service_url), "127.0.0.1", 0)
+    try:
+        with capture_logs(processors=[merge_contextvars]) as logs:
+            async with asyncio.timeout(30):
+                reader, writer = await asyncio.open_connection(*runner.addresses[0])
+                writer.write(sent)
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                headers = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
+                body = json.loads(await reader.readexactly(int(headers["Content-Length"])))
+                writer.close()
+    finally:
+        await runner.cleanup()
+    assert head.split()[1] == str(status)
+    assert headers["Content-Type"].startswith("application/problem+json")
+    problem(body, status, code)
+    assert headers["X-Request-ID"] == body["request_id"] != ""
+    # Who is asked about it finds it; what was sent may be a key, and is in no log.
+    told = [one for one in logs if one["event"] == "request_unreadable"]
+    assert all(one["request_id"] == body["request_id"] for one in told)
+    assert "zz" not in str(told)
+    assert "aaa" not in str(told)
 
 
 async def test_a_body_of_unknown_length_is_limited_too(

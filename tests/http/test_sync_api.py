@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,7 +36,8 @@ from convsync.simulator import DEFAULT_APP_SECRET, Simulator, SimulatorConfig
 from convsync.simulator.config import default_pages
 from convsync.web import sse, tickets
 from convsync.web.app import create_app, serve
-from convsync.web.state import RUNNER, STORE
+from convsync.web.routes import changes
+from convsync.web.state import RUNNER, STORE, STREAMS
 
 SYNC = "/api/conversations/sync"
 STREAM = "/api/conversations/sync-stream"
@@ -551,6 +553,70 @@ async def test_several_watch_and_one_who_leaves_does_not_stop_the_run(
             for stays in (second, third):
                 done = await of_kind(stays, "done")
                 assert done.data["status"] == "succeeded"
+
+
+async def open_streams(service: Service) -> int:
+    async with service.client.get("/metrics", headers=OPERATOR) as answer:
+        found = re.search(r"^convsync_event_streams (\d+)", await answer.text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+async def test_of_event_streams_a_process_has_a_bounded_number(
+    syncing: Service, page_id: str, gate: Any
+) -> None:
+    """Each asks the database, so whoever opens one after the other would keep everybody else waiting."""
+    syncing.app[STREAMS].most = 2
+    gate.shut()
+    run = await begin(syncing, page_id)
+    async with watching(syncing, run["run_id"]) as (_, events):
+        await of_kind(events, "progress")
+        async with syncing.client.get("/api/changes/stream", headers=OPERATOR) as feed:
+            assert feed.status == 200
+            assert await open_streams(syncing) == 2
+            for path, query in ((STREAM, {"run_id": run["run_id"]}), ("/api/changes/stream", {})):
+                async with syncing.client.get(path, params=query, headers=OPERATOR) as answer:
+                    assert answer.status == 503
+                    problem(await answer.json(), 503, "too_many_streams")
+                    assert int(answer.headers["Retry-After"]) > 1
+            # Nothing is begun that is not answered with its stream.
+            async with syncing.client.post(STREAM, json={"page_id": page_id}, headers=OPERATOR) as answer:
+                assert answer.status == 503
+                problem(await answer.json(), 503, "too_many_streams")
+            feed.close()
+
+            async def one_open() -> bool | None:
+                return await open_streams(syncing) == 1 or None
+
+            await eventually(one_open)
+        # There is a place again.
+        async with watching(syncing, run["run_id"]) as (_, second):
+            gate.open()
+            await of_kind(second, "done")
+
+
+async def test_who_leaves_a_quiet_stream_gives_up_its_place(
+    configure: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "HEARTBEAT_SECONDS", 3600.0)
+    # As it is served: aiohttp's own server for tests ends the work of whoever left.
+    app = create_app(configure(), database.service_url)
+    runner = await serve(app, "127.0.0.1", 0)
+    host, port = runner.addresses[0][:2]
+    try:
+        async with (
+            aiohttp.ClientSession(URL.build(scheme="http", host=host, port=port)) as client,
+            client.get("/api/changes/stream", headers=OPERATOR) as feed,
+        ):
+            assert app[STREAMS].open == 1
+            feed.close()
+
+            async def none_open() -> bool | None:
+                return not app[STREAMS].open or None
+
+            await eventually(none_open)
+    finally:
+        await runner.cleanup()
 
 
 async def test_two_streams_at_once_can_be_told_apart_by_their_request_ids(

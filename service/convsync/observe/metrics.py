@@ -197,6 +197,7 @@ class ServiceMetrics:
         commit: WriteCounters,
         store: Store,
         alerter: Alerter,
+        open_streams: Callable[[], int],
         hidden_consumers: Collection[str] = (),
         all_processes: AllProcesses | None = None,
     ) -> None:
@@ -209,6 +210,7 @@ class ServiceMetrics:
             commit,
             store,
             alerter,
+            open_streams,
             self._numbers,
             self.certificate,
             tuple(hidden_consumers),
@@ -258,6 +260,7 @@ class _ServiceCollector:
         commit: WriteCounters,
         store: Store,
         alerter: Alerter,
+        open_streams: Callable[[], int],
         numbers: DatabaseNumbers,
         certificate: CertificateNumbers,
         hidden_consumers: tuple[str, ...],
@@ -268,6 +271,7 @@ class _ServiceCollector:
         self._commit = commit
         self._store = store
         self._alerter = alerter
+        self._open_streams = open_streams
         self._numbers = numbers
         self._certificate = certificate
         self._hidden_consumers = hidden_consumers
@@ -280,6 +284,7 @@ class _ServiceCollector:
         yield from self._webhook()
         yield from self._commits()
         yield from self._pool()
+        yield _gauge("convsync_event_streams", "Event streams that are open.", self._open_streams())
         yield from self._alerts()
         yield from self._measures.registry.collect()
 

@@ -10,7 +10,6 @@ from functools import partial
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from convsync import __version__, errors
 from convsync.database.installer import schema_version
@@ -31,7 +30,7 @@ from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import RunnerSettings, Schedule, SyncRunner
 from convsync.tasks import end
 from convsync.web import cors, middlewares, views
-from convsync.web.limits import RateLimit
+from convsync.web.limits import RateLimit, Streams
 from convsync.web.routes import (
     changes,
     compliance,
@@ -51,6 +50,7 @@ from convsync.web.routes import (
     webhook,
 )
 from convsync.web.routing import ROUTES
+from convsync.web.server import NOT_OURS, Runner
 from convsync.web.sessions import Sessions
 from convsync.web.state import (
     ALERTER,
@@ -67,6 +67,7 @@ from convsync.web.state import (
     SESSIONS,
     SETTINGS,
     STORE,
+    STREAMS,
     TELLS,
     TOKENS,
     WRITE_PATH,
@@ -105,25 +106,9 @@ _MODULES = (
 _log = structlog.get_logger(__name__)
 
 
-class _NotOurs(logging.Filter):
-    """What came is no HTTP, or not of the encoding it names: aiohttp answers 400, and calls it an error of
-    ours, with its traceback. Any scanner does it; one line says so.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
-            return True
-        _log.info("request_unreadable", error=type(error).__name__)
-        return False
-
-
-_not_ours = _NotOurs()
-
-
 def create_app(settings: Settings, service_url: str) -> web.Application:
     """The service on the database at `service_url`, whose login needs no more than convsync_service."""
-    logging.getLogger("aiohttp.server").addFilter(_not_ours)
+    logging.getLogger("aiohttp.server").addFilter(NOT_OURS)
     path = WritePath()
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,
@@ -147,6 +132,7 @@ def create_app(settings: Settings, service_url: str) -> web.Application:
     app[middlewares.KEYS] = keys
     app[SESSIONS] = Sessions(keys, app[TOKENS].derived_key("console session"), settings.public_url)
     app[middlewares.TABLE] = {(route.method, route.path): route for route in ROUTES}
+    app[STREAMS] = Streams(settings.streams_max)
     app[middlewares.LIMIT] = RateLimit(settings.requests_per_minute)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
@@ -229,6 +215,7 @@ async def _workers(app: web.Application) -> AsyncIterator[None]:
         commit=commit,
         store=store,
         alerter=alerter,
+        open_streams=lambda: app[STREAMS].open,
         hidden_consumers=limited_consumers(app[middlewares.KEYS]),
         all_processes=app.get(ALL_PROCESSES),
     )
@@ -322,7 +309,7 @@ async def serve_on(app: web.Application, sockets: Sequence[socket.socket]) -> we
 async def _serve(
     app: web.Application, sites: Callable[[web.AppRunner], Iterable[web.BaseSite]]
 ) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_REQUESTS_SECONDS, handle_signals=False)
+    runner = Runner(app, access_log=None, shutdown_timeout=_REQUESTS_SECONDS, handle_signals=False)
     await runner.setup()
     try:
         for site in sites(runner):

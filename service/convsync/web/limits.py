@@ -1,14 +1,18 @@
-"""How often a key may call: so many requests a minute, of which all may come at once."""
+"""How often a key may call: so many requests a minute, of which all may come at once. And how many
+event streams may be open.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from convsync.errors import ConvsyncError
 
 _MINUTE = 60.0
+_STREAMS_AGAIN_SECONDS = 10
 
 
 class TooManyRequests(ConvsyncError):
@@ -19,6 +23,13 @@ class TooManyRequests(ConvsyncError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyStreams(ConvsyncError):
+    """This process has as many event streams open as it may; a request without one is answered as ever."""
+
+    code, status, title = "too_many_streams", 503, "Too many streams"
+    retry_after = _STREAMS_AGAIN_SECONDS
 
 
 class RateLimit:
@@ -38,3 +49,22 @@ class RateLimit:
             wait = max(1, math.ceil(used_until - now - _MINUTE))
             raise TooManyRequests(f"this key may call again in {wait} s", retry_after=wait)
         self._used_until[key] = used_until
+
+
+class Streams:
+    """The event streams that are open in this process: each asks the database again and again."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """For one stream, while it lasts."""
+        if self.open >= self.most:
+            raise TooManyStreams(f"this process has its {self.most} event streams open")
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1

@@ -16,7 +16,7 @@ from convsync.observe.metrics import WritePath
 from convsync.settings import ApiKey, find_key
 from convsync.web import tickets
 from convsync.web.asked import once_each, read_parameters, refuse_unstorable
-from convsync.web.limits import RateLimit, TooManyRequests
+from convsync.web.limits import RateLimit, TooManyRequests, TooManyStreams
 from convsync.web.routing import (
     KEY,
     PATH,
@@ -70,6 +70,20 @@ def problem(
     return response
 
 
+def refusal(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp refused."""
+    code = re.sub(r"[^a-z0-9]+", "_", error.reason.lower())
+    answer = problem(request, error.status, code, error.reason, error.reason)
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
+
+
+def broken(request: web.Request) -> web.Response:
+    """A defect of ours, which was logged."""
+    return problem(request, 500, "internal_error", "Internal error", _LOGGED)
+
+
 def deliveries_measured(path: WritePath) -> Middleware:
     """Count and time the webhook's deliveries; to be the outermost, so that it sees the very answer."""
     clock = time.perf_counter
@@ -86,16 +100,23 @@ def deliveries_measured(path: WritePath) -> Middleware:
     return measure
 
 
-@web.middleware
-async def request_id(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Give every request an id (the caller's own, if it is sensible), every log line and answer too."""
+def identify(request: web.Request) -> str:
+    """The request's id from here on, and that of each log line about it."""
     given = request.headers.get("X-Request-ID", "")
     identity = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     request[REQUEST_ID] = identity
     structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=identity)
+    return identity
+
+
+@web.middleware
+async def request_id(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Give every request an id (the caller's own, if it is sensible), every log line and answer too."""
+    identity = identify(request)
     # What the address names, as far as anybody would call it an id.
     named = {key: request.match_info[key][:128] for key in ("page_id", "run_id") if key in request.match_info}
-    structlog.contextvars.bind_contextvars(request_id=identity, **named)
+    structlog.contextvars.bind_contextvars(**named)
     response = await handler(request)
     if not response.prepared:
         response.headers["X-Request-ID"] = identity
@@ -116,17 +137,13 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
             # A function speaks of its own parameter; the caller wrote what is left of that name.
             extra, detail = {**extra, "field": known}, detail.replace(field, known)
         answer = problem(request, error.status, error.code, error.title, detail, extra)
-        if isinstance(error, TooManyRequests):
+        if isinstance(error, (TooManyRequests, TooManyStreams)):
             answer.headers["Retry-After"] = str(error.retry_after)
         return answer
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        code = re.sub(r"[^a-z0-9]+", "_", error.reason.lower())
-        answer = problem(request, error.status, code, error.reason, error.reason)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        return refusal(request, error)
     except (web.RequestPayloadError, ConnectionResetError):
         # Not of the encoding that it names; or whoever sent it left, and nobody reads this.
         return problem(request, 400, "bad_request", "Bad request", "the body cannot be read")
@@ -135,7 +152,7 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         return problem(request, 503, "timed_out", "Timed out", "this took too long; try again")
     except Exception:
         _log.exception("request_broken", path=request.path)
-        return problem(request, 500, "internal_error", "Internal error", _LOGGED)
+        return broken(request)
 
 
 def known_route(request: web.Request) -> Route | None:

@@ -92,7 +92,7 @@ _WRONG: Final = {
     428: "The version that was read is missing.",
     429: "The key has made its requests of this minute; `Retry-After` says when there is one again.",
     500: "A defect. The log has it under the request id.",
-    503: "The database is away or busy, or this took too long. Every call may be repeated.",
+    503: "The database is away or busy, too many streams are open, or it took too long. It may be repeated.",
 }
 _TAGS: Final = (
     ("/api/conversations/sync", "Syncs"),

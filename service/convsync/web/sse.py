@@ -64,6 +64,11 @@ async def run_events(
         quiet += POLL_SECONDS
 
 
+def left(request: web.Request) -> bool:
+    """Whether the reader has left; a write tells that too, but a quiet stream writes seldom."""
+    return request.transport is None
+
+
 async def stream(
     request: web.Request,
     events: AsyncGenerator[tuple[str, str, Json] | None, None],

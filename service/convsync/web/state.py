@@ -17,6 +17,7 @@ from convsync.store import Store
 from convsync.sync.contacts import ContactReader
 from convsync.sync.runner import SyncRunner
 from convsync.tokens import TokenBox
+from convsync.web.limits import Streams
 from convsync.web.sessions import Sessions
 from convsync.webhook.group_commit import GroupCommit
 
@@ -49,6 +50,7 @@ STORE: web.AppKey[Store] = web.AppKey("store", Store)
 GRAPH: web.AppKey[GraphClient] = web.AppKey("graph", GraphClient)
 TOKENS: web.AppKey[TokenBox] = web.AppKey("tokens", TokenBox)
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
+STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
 COMMIT: web.AppKey[GroupCommit] = web.AppKey("commit", GroupCommit)
 RUNNER: web.AppKey[SyncRunner] = web.AppKey("runner", SyncRunner)
 DRIFT: web.AppKey[DriftRecorder] = web.AppKey("drift", DriftRecorder)

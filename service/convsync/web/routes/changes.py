@@ -14,10 +14,11 @@ from convsync.facts import Json
 from convsync.store import Change, Store
 from convsync.web import answered, tickets
 from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body, refused
+from convsync.web.limits import TooManyStreams
 from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route
 from convsync.web.sessions import SESSION
-from convsync.web.sse import HEARTBEAT_SECONDS, stream
-from convsync.web.state import LIFECYCLE, STORE
+from convsync.web.sse import HEARTBEAT_SECONDS, left, stream
+from convsync.web.state import LIFECYCLE, STORE, STREAMS
 
 _LIMIT = 1000
 POLL_SECONDS = 1.0
@@ -124,22 +125,23 @@ async def set_position(request: web.Request) -> web.Response:
             events={"change": answered.StreamedChange},
         )
     },
-    errors=(Erased,),
+    errors=(Erased, TooManyStreams),
     ticket=lambda _: tickets.CHANGES,
 )
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """Server-sent events `change`; the id is the position: Last-Event-ID (or `after`) resumes."""
     store, lifecycle, pages = request.app[STORE], request.app[LIFECYCLE], visible_pages(request)
     after = request.headers.get("Last-Event-ID") or query(request, StreamChanges).after
-    # An error of the first read is still an ordinary answer.
-    first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
     session = request.get(SESSION)
 
     def stopping() -> bool:
-        return lifecycle.stopping or (session is not None and session.expired)
+        return lifecycle.stopping or left(request) or (session is not None and session.expired)
 
-    events = _change_events(store, first, after, pages, stopping=stopping)
-    return await stream(request, events, request[REQUEST_ID])
+    with request.app[STREAMS].place():
+        # An error of the first read is still an ordinary answer.
+        first = await store.changes_after(after=after, limit=_LIMIT, pages=pages)
+        events = _change_events(store, first, after, pages, stopping=stopping)
+        return await stream(request, events, request[REQUEST_ID])
 
 
 async def _change_events(

@@ -13,7 +13,7 @@ from convsync.errors import BadData, InvalidArgument
 from convsync.facts import Json
 from convsync.web.routes.changes import visible_pages
 from convsync.web.routes.dead_letters import visible_letter
-from convsync.web.routing import KEY, allowed_page, flag, route, whole_number
+from convsync.web.routing import allowed_page, flag, route, whole_number
 from convsync.web.sessions import read_form
 from convsync.web.state import SETTINGS, STORE
 from convsync.web.views import page, see_other
@@ -27,9 +27,9 @@ _SHOWN = 100_000
 
 @route("GET", "/console/dead-letters", access="read")
 async def letters(request: web.Request) -> web.Response:
-    """Waiting ones, newest first; `page_id` (a limited key sees one at a time), `resolved=true`, `before`."""
-    store, key = request.app[STORE], request[KEY]
-    wanted = request.query.get("page_id") or (min(key.pages) if key.pages else None)
+    """Waiting ones, newest first; `page_id` (else of all the key may see), `resolved=true`, `before`."""
+    store, mine = request.app[STORE], visible_pages(request)
+    wanted = request.query.get("page_id") or None
     if wanted is not None:
         allowed_page(request, wanted)
     resolved, before = flag(request, "resolved"), request.query.get("before")
@@ -38,8 +38,9 @@ async def letters(request: web.Request) -> web.Response:
         resolved=resolved,
         before=whole_number(before, "before") if before else None,
         limit=_LETTERS,
+        pages=mine,
     )
-    pages = await store.find_pages(pages=visible_pages(request), limit=_OPTIONS + 1)
+    pages = await store.find_pages(pages=mine, limit=_OPTIONS + 1)
     context = {
         "pages": sorted(pages, key=lambda one: one.page_id) if len(pages) <= _OPTIONS else None,
         "wanted": wanted,

@@ -11,17 +11,16 @@ from convsync.dead_letters import replay
 from convsync.errors import Erased, NotFound
 from convsync.facts import Json
 from convsync.web import answered
-from convsync.web.asked import Asked, Flag, Id, NoParameters, Parameters, Whole, read_body, refused
-from convsync.web.routing import KEY, Answer, path_id, query, route
+from convsync.web.asked import Asked, Flag, Id, NoParameters, Parameters, Whole, read_body
+from convsync.web.routes.changes import visible_pages
+from convsync.web.routing import KEY, Answer, allowed_page, path_id, query, route
 from convsync.web.state import STORE
 
 _LIMIT = 500
 
 
 class ListLetters(Parameters):
-    page_id: Annotated[
-        str | None, Field(description="Of this Page. A key that is limited to several has to say which.")
-    ] = None
+    page_id: Annotated[str | None, Field(description="Of this Page, else of all the key may see.")] = None
     resolved: Annotated[Flag, Field(description="Those that were settled, not those that wait.")] = False
     before: Annotated[Id | None, Field(description="The `next` of the part before.")] = None
     limit: Annotated[int, Whole(1, _LIMIT)] = 50
@@ -54,16 +53,15 @@ async def visible_letter(request: web.Request) -> Json:
 async def list_letters(request: web.Request) -> web.Response:
     """Waiting ones, newest first; `page_id`, `resolved=true`, `before` (an id), `limit`."""
     asked = query(request, ListLetters)
-    key, wanted = request[KEY], asked.page_id
-    if key.pages and wanted is None:
-        if len(key.pages) > 1:
-            raise refused("page_id", "must be one of your Pages")
-        wanted = next(iter(key.pages))
-    if key.pages and wanted not in key.pages:
-        raise NotFound(f"there is no Page {wanted}")
+    if asked.page_id is not None:
+        allowed_page(request, asked.page_id)
     # One more than asked for tells whether that is all.
     found = await request.app[STORE].list_dead_letters(
-        page_id=wanted, resolved=asked.resolved, before=asked.before, limit=asked.limit + 1
+        page_id=asked.page_id,
+        resolved=asked.resolved,
+        before=asked.before,
+        limit=asked.limit + 1,
+        pages=visible_pages(request),
     )
     letters = found[: asked.limit]
     return web.json_response(

@@ -14,6 +14,7 @@ from convsync.facts import Json
 from convsync.sync.ports import Begun
 from convsync.web import answered, sse, tickets
 from convsync.web.asked import Asked, BodyId, Id, NoParameters, OldNames, PageId, Parameters, Whole, read_body
+from convsync.web.limits import TooManyStreams
 from convsync.web.routing import (
     EVENT_STREAM,
     KEY,
@@ -26,7 +27,7 @@ from convsync.web.routing import (
     query,
     route,
 )
-from convsync.web.state import LIFECYCLE, RUNNER, STORE
+from convsync.web.state import LIFECYCLE, RUNNER, STORE, STREAMS
 
 _LONGEST_WAIT = 3600
 
@@ -182,12 +183,14 @@ async def _awaited(request: web.Request, begun: Begun, seconds: float | None) ->
     query=NoParameters,
     body=NewSync,
     answers={200: _RUN_EVENTS},
-    errors=(NotFound, AlreadyRunning),
+    errors=(NotFound, AlreadyRunning, TooManyStreams),
 )
 async def begin_and_watch_sync(request: web.Request) -> web.StreamResponse:
     """Begin a sync and stream it."""
-    begun = await _begin(request)
-    return await _watch(request, begun.run_id, sse.FROM_THE_START)
+    # Its place first: a run that was begun is not refused.
+    with request.app[STREAMS].place():
+        begun = await _begin(request)
+        return await _watch(request, begun.run_id, sse.FROM_THE_START)
 
 
 @route(
@@ -197,7 +200,7 @@ async def begin_and_watch_sync(request: web.Request) -> web.StreamResponse:
     query=WatchRun,
     headers=[Header("Last-Event-ID", "The id of the last event that was seen.")],
     answers={200: _RUN_EVENTS},
-    errors=(NotFound,),
+    errors=(NotFound, TooManyStreams),
     ticket=lambda request: request.query.get("run_id", ""),
 )
 async def watch_run(request: web.Request) -> web.StreamResponse:
@@ -205,14 +208,17 @@ async def watch_run(request: web.Request) -> web.StreamResponse:
     run_id = query(request, WatchRun).run_id
     last = request.headers.get("Last-Event-ID", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else sse.FROM_THE_START
-    await visible_run(request, run_id)
-    return await _watch(request, run_id, after)
+    with request.app[STREAMS].place():
+        await visible_run(request, run_id)
+        return await _watch(request, run_id, after)
 
 
 async def _watch(request: web.Request, run_id: int, after: int) -> web.StreamResponse:
     store, lifecycle = request.app[STORE], request.app[LIFECYCLE]
     events = sse.run_events(
-        lambda: store.get_sync_run(run_id=run_id), after, stopping=lambda: lifecycle.stopping
+        lambda: store.get_sync_run(run_id=run_id),
+        after,
+        stopping=lambda: lifecycle.stopping or sse.left(request),
     )
     return await sse.stream(request, events, request[REQUEST_ID])
 
