@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from api_support import LIMITED_TWICE, PAGE, READ, Api, said
+from api_support import PAGE, READ, Api, said
 
 PAGES = f"/api/pages/{PAGE}"
 NUL = "a\x00b"
@@ -74,11 +74,6 @@ async def test_a_wrong_parameter_is_named(api: Api, path: str, field: str) -> No
     await api.tell(said("m_1"))
     document = (await api("GET", path, key=READ)).is_problem(422, "invalid_argument")
     assert document["field"] == field
-
-
-async def test_which_of_several_pages_has_to_be_said(api: Api) -> None:
-    document = (await api("GET", "/api/dead-letters", key=LIMITED_TWICE)).is_problem(422, "invalid_argument")
-    assert document["field"] == "page_id"
 
 
 @pytest.mark.parametrize("value", ["banana", "1", "TRUE", "yes", "tru", "null"])
