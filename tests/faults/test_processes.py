@@ -164,7 +164,7 @@ async def test_what_every_process_sees_is_told_once(database: Any, tmp_path: Pat
         hook = {"CONVSYNC_ALERT_WEBHOOK_URL": str(server.make_url("/hook"))}
         async with running(database.service_url, tmp_path, *TWO, **SETTINGS, **hook) as run:
             with psycopg.connect(database.owner_url, autocommit=True) as owner:
-                owner.execute(f"alter function {ingest} rename to ingest_is_gone")  # type: ignore[arg-type]
+                owner.execute(f"alter function {ingest} rename to _ingest_is_gone")  # type: ignore[arg-type]
                 await run.load(rate=None, people=PEOPLE, seconds=120.0, connections=16)
 
                 async def both_fire() -> bool:
