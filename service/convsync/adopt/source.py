@@ -196,7 +196,8 @@ class OldDatabase:
             sql.SQL(
                 """case
                    when regexp_replace(replace({column}::text, {backslash}, ''), {pair}, '', 'g') ~ {escape}
-                     or {column}::text ~ {beyond} and regexp_replace({column}::text, {string}, '', 'g') ~ {beyond}
+                     or {column}::text ~ {beyond}
+                       and regexp_replace({column}::text, {string}, '', 'g') ~ {beyond}
                    then json_build_object({unreadable}, {column}::text) else {column} end as {column}"""
             ).format(
                 column=sql.Identifier(name),
