@@ -219,17 +219,19 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
+declare
+  v_gone boolean;
 begin
-  perform convsync_api.get_conversation(p_page_id, p_conversation_id);
+  v_gone := convsync_api.get_conversation(p_page_id, p_conversation_id) ->> 'deleted_at' is not null;
   return query
-  select e.message_id, case when e.deleted_at is null then e.body end
+  select e.message_id, case when e.deleted_at is null and not v_gone then e.body end
   from convsync.contact_interaction_events e
   where e.page_id = p_page_id and e.conversation_id = p_conversation_id and e.message_id = any (p_message_ids);
 end
 $$;
 comment on function convsync_api.message_texts(text, bigint, text[]) is
-$c$The texts of messages of a conversation, as those that reply to them quote them: null for what was taken back or had none. What the
-conversation does not have is left out. Errors: ZC001, ZC006.$c$;
+$c$The texts of messages of a conversation, as those that reply to them quote them: null for what was taken back, is gone or had
+none. What the conversation does not have is left out. Errors: ZC001, ZC006.$c$;
 
 create or replace function convsync_api.list_page_events(p_page_id text, p_before text default null, p_limit integer default 50)
 returns jsonb

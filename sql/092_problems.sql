@@ -150,7 +150,7 @@ begin
   with due as materialized (
     select t.page_id, t.problem, t.since, t.over_at is null as firing
     from convsync.alerts t
-    where (t.told_at is null or t.over_at is not null or t.told_at <= v_now - p_again_seconds * interval '1 second')
+    where case when t.over_at is null then t.told_at is null or t.told_at <= v_now - p_again_seconds * interval '1 second' else t.told_at is not null end
       and coalesce(t.taken_until, '-infinity') <= v_now
   ), taken as (
     -- Of one kind, so that what befell many Pages can be told as one.

@@ -450,7 +450,7 @@ class Store:
     async def message_texts(
         self, *, page_id: str, conversation_id: int, message_ids: Collection[str]
     ) -> dict[str, str | None]:
-        """By message id; None for what was taken back or has no text."""
+        """By message id; None for what was taken back, is gone or has no text."""
         async with self._connection() as connection, connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(
                 """select message_id, body from convsync_api.message_texts(p_page_id => %(page_id)s,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from browser_support import READ_KEY, Served, eventually
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, Route
 from playwright.async_api import Error as BrowserError
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text("utf-8")
@@ -91,3 +91,35 @@ async def test_the_example_says_why_it_cannot_and_asks_no_more(page: Page, serve
         await watch(page, "1")
     assert [one for one in asked if one.startswith("POST")] == ["POST /api/stream-tickets"] * 2
     assert not [one for one in asked if "sync-stream" in one]
+
+
+async def test_the_example_outlasts_a_service_that_is_away_for_a_moment(
+    page: Page, served: Served, gate: Any
+) -> None:
+    gate.shut()
+    begun = await served.began()
+    headers = {"Access-Control-Allow-Origin": "*"}
+    refusals = iter([503, None])
+
+    async def stream(route: Route) -> None:
+        await route.fulfill(status=503)
+
+    async def ticket(route: Route) -> None:
+        status = next(refusals, 0)
+        if status is None:
+            await route.abort("connectionrefused")
+        elif status:
+            await route.fulfill(status=status, headers=headers, json={"detail": "the database is away"})
+        else:
+            await route.continue_()
+
+    await page.route("**/sync-stream?*", stream, times=1)
+    await watch(page, begun)
+    await page.route("**/stream-tickets", ticket)
+    gate.open()
+
+    async def ended() -> bool | None:
+        return await page.evaluate("seen.at(-1) === 'succeeded'") or None
+
+    await eventually(ended)
+    assert list(refusals) == []

@@ -151,6 +151,26 @@ async def test_what_has_the_focus_is_kept_up_to_date_and_keeps_it(screen: Screen
         await expect(focused).to_be_focused()
 
 
+async def test_a_press_whose_end_the_page_is_not_told_of_stops_nothing(
+    screen: Screen, served: Served
+) -> None:
+    """A context menu, or the list of a select, takes the pointer, and the page hears of no release."""
+    page = screen.page
+    await served.synced()
+    await screen.log_in()
+    await screen.open(f"/console/pages/{served.page_id}")
+    rows = page.get_by_role("table").get_by_role("row")
+    await page.get_by_role("table").get_by_role("link", name="1", exact=True).hover()
+    await page.mouse.down(button="right")
+    await served.synced("incremental")
+    await expect(rows).to_have_count(3)
+    await page.mouse.up(button="right")
+    await page.evaluate("document.dispatchEvent(new PointerEvent('pointerdown'))")
+    await page.mouse.move(5, 5)
+    await served.synced("incremental")
+    await expect(rows).to_have_count(4)
+
+
 async def test_a_thread_is_read_as_a_chat_and_follows_what_happens_in_it(
     screen: Screen, served: Served
 ) -> None:

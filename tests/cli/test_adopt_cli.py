@@ -261,6 +261,7 @@ def test_what_is_not_the_old_schema_is_told_by_table_and_column(
         ("json", r'{"message_id": "m_5", "text": "the other half: \\\ude00"}', r"\\\ude00"),
         ("json", '{"n": 1e400}', "0" * 400),
         ("jsonb", '{"n": 1e400}', "0" * 400),
+        ("json", '{"n": 1e200000}', "1e200000"),
         ("jsonb", '{"n": ' + "[" * 1500 + "]" * 1500 + "}", "[" * 1500 + "]" * 1500),
     ],
 )
@@ -276,6 +277,7 @@ def test_json_that_nobody_can_read_is_a_dead_letter_and_stops_nobody_else(
     readable = [
         r'{"message_id": "m_6", "text": "\ud83d\ude00"}',
         r'{"message_id": "m_7", "text": "C:\\u0000"}',
+        r'{"message_id": "m_1e99999", "text": "\"e12345\\"}',
     ]
     for metadata in (unreadable, *readable):
         old.execute(
@@ -290,7 +292,11 @@ def test_json_that_nobody_can_read_is_a_dead_letter_and_stops_nobody_else(
     done = run("--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["not_repaired"]["unusable_events"]["its JSON cannot be read"] == 1
-    assert {("m_6", "\U0001f600", "import"), ("m_7", "C:\\u0000", "import")} <= set(events(mirror))
+    assert {
+        ("m_6", "\U0001f600", "import"),
+        ("m_7", "C:\\u0000", "import"),
+        ("m_1e99999", '"e12345\\', "import"),
+    } <= set(events(mirror))
     (raw,) = [
         row[0]
         for row in mirror.execute(

@@ -288,6 +288,17 @@ def test_what_is_over_before_anybody_was_told_is_told_to_nobody(mirror: Mirror) 
     assert mirror.owner.execute("select from convsync.alerts").fetchall() == []
 
 
+def test_nor_by_whoever_does_not_look_because_another_has(mirror: Mirror) -> None:
+    mirror.succeed("full")
+    mirror.fail()
+    assert len(mirror.take()) == 1  # by a process that cannot reach anybody
+    mirror.clock(HOLD - 1)
+    mirror.succeed()
+    assert mirror.take(look=8) == [], "it is over, and still held"
+    mirror.clock(HOLD)
+    assert mirror.take(look=8) == [], "nobody was told of it"
+
+
 def test_what_comes_back_while_its_end_is_told_is_told_anew(mirror: Mirror) -> None:
     mirror.succeed("full")
     mirror.fail()

@@ -132,9 +132,12 @@ def test_what_is_gone_at_graph_is_deleted_with_its_conversation(
     assert document["deleted_at"] == "2025-03-01T12:01:40+00:00"
     (event,) = call(service, "select convsync_api.list_events('1001', %(key)s)", key=key)["events"]
     assert event["deleted_at"] == "2025-03-01T12:01:40+00:00"
+    quoted = "select body from convsync_api.message_texts('1001', %(key)s, '{m_1}')"
+    assert call(service, quoted, key=key) is None
     ingest(service, told("m_5", 101))
     with acting(owner, "convsync_app"):
         assert ids(owner, "select deleted_at from convsync_read.events where message_id = 'm_1'") == [None]
+    assert call(service, quoted, key=key) == "for acme"
 
 
 def test_every_view_has_a_comment_and_is_a_barrier(owner: Connection) -> None:

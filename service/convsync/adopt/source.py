@@ -48,6 +48,8 @@ _ESCAPED_BACKSLASH, _PAIR, _UNREADABLE_ESCAPE = (
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}",
     r"\\u(0000|[dD][89a-fA-F])",
 )
+# And, outside of strings, a number beyond what numeric holds.
+_STRING, _BEYOND = r'"([^"\\]|\\.)*"', "[eE][+-]?0*[1-9][0-9]{4}"
 _NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     CONVERSATIONS: {"id": (), "page_id": (), "sender_id": ()},
     EVENTS: {"conversation_id": (), "event_type": (), "event_timestamp": _TIMES, "metadata": _JSON},
@@ -194,12 +196,16 @@ class OldDatabase:
             sql.SQL(
                 """case
                    when regexp_replace(replace({column}::text, {backslash}, ''), {pair}, '', 'g') ~ {escape}
+                     or {column}::text ~ {beyond}
+                       and regexp_replace({column}::text, {string}, '', 'g') ~ {beyond}
                    then json_build_object({unreadable}, {column}::text) else {column} end as {column}"""
             ).format(
                 column=sql.Identifier(name),
                 backslash=sql.Literal(_ESCAPED_BACKSLASH),
                 pair=sql.Literal(_PAIR),
                 escape=sql.Literal(_UNREADABLE_ESCAPE),
+                string=sql.Literal(_STRING),
+                beyond=sql.Literal(_BEYOND),
                 unreadable=sql.Literal(UNREADABLE),
             )
             if kind == "json"

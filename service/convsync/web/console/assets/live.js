@@ -7,7 +7,9 @@ function say(text) {
 
 let pressed = false;
 document.addEventListener("pointerdown", () => (pressed = true));
-for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (pressed = false));
+// A context menu, or the list of a select, may take the release for itself.
+for (const end of ["pointerup", "pointercancel", "contextmenu"]) document.addEventListener(end, () => (pressed = false));
+document.addEventListener("pointermove", (event) => (pressed &&= event.buttons > 0));
 
 // Whoever is selecting or pressing something in a region is not disturbed.
 function inUse(region) {
