@@ -76,17 +76,22 @@ async def told_to_wait(system: System, world: World) -> Complaints:
     return [f"{totals['blocked']} calls while told to wait"] if totals["blocked"] else []
 
 
-async def somebody_without_id(system: System, world: World) -> Complaints:
-    """7: a deleted account among the participants costs nobody else anything."""
-    deleted = world.simulator.population.conversations[5]
-    deleted.kind = "no_id"
-    world.simulator.population.hold(deleted)
+async def mirrored_whole(system: System) -> Complaints:
+    """A sync claims success, and everything is mirrored as it is."""
     try:
         claimed = await system.sync()
     except Exception as error:
         return [f"the sync died of {type(error).__name__}"]
     complaints = findings(await system.verdict(), "missing", "extra", "differing")
     return complaints if claimed else ["no success was claimed"]
+
+
+async def somebody_without_id(system: System, world: World) -> Complaints:
+    """7: a deleted account among the participants costs nobody else anything."""
+    deleted = world.simulator.population.conversations[5]
+    deleted.kind = "no_id"
+    world.simulator.population.hold(deleted)
+    return await mirrored_whole(system)
 
 
 async def only_by_webhook(system: System, world: World) -> Complaints:
@@ -142,12 +147,7 @@ async def thread_of_more_than_25(system: System, world: World) -> Complaints:
 async def read_in_other_shapes(system: System, world: World, *kinds: str) -> Complaints:
     """What is there is mirrored, however it is told."""
     world.simulator.faults.add("", "drift", kinds=list(kinds))
-    try:
-        claimed = await system.sync()
-    except Exception as error:
-        return [f"the sync died of {type(error).__name__}"]
-    complaints = findings(await system.verdict(), "missing", "extra", "differing")
-    return complaints if claimed else ["no success was claimed"]
+    return await mirrored_whole(system)
 
 
 async def schema_that_moved(system: System, world: World) -> Complaints:

@@ -20,13 +20,12 @@ import orjson
 from convsync.adopt.source import (
     CONVERSATIONS,
     EVENTS,
-    LONGEST_ID,
-    LONGEST_MESSAGE_ID,
     NO_IDS,
     UNREADABLE,
     Person,
 )
 from convsync.facts import DeadLetter, Direction, Fact, Json, Message, Thread, drift_name
+from convsync.webhook.models import MAX_ID, MAX_MID
 
 # Before every read of Graph: a name that only the old system tells gives way to the first that Graph does.
 HEARSAY: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -167,8 +166,8 @@ class PersonReader:
         try:
             if not self._usable:
                 raise UnusableError("its conversation names no person")
-            if len(message_id or "") > LONGEST_MESSAGE_ID:
-                raise UnusableError(f"message_id is longer than {LONGEST_MESSAGE_ID} characters")
+            if len(message_id or "") > MAX_MID:
+                raise UnusableError(f"message_id is longer than {MAX_MID} characters")
             message = self._message(message_id or "", row)
         except UnusableError as error:
             damage.unusable[str(error)] += 1
@@ -311,7 +310,7 @@ def _raw(table: str, row: Json, person: Person | None = None) -> bytes:
 
 
 def _is_id(value: str) -> bool:
-    return 0 < len(value) <= LONGEST_ID and value.lower() not in NO_IDS
+    return 0 < len(value) <= MAX_ID and value.lower() not in NO_IDS
 
 
 def _newest_first(rows: list[Json]) -> list[Json]:

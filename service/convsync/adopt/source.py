@@ -26,14 +26,12 @@ from psycopg.types.json import set_json_loads
 
 from convsync.errors import ConvsyncError, DatabaseUnavailable, from_database, why_unreachable
 from convsync.facts import Json
+from convsync.webhook.models import MAX_ID, MAX_MID
 
 CONVERSATIONS: Final = "messenger_conversations"
 EVENTS: Final = "contact_interaction_events"
 # What programs write for an id that they do not have.
 NO_IDS: Final = ("null", "undefined")
-# Those of webhooks: real ids are far shorter, and PostgreSQL refuses what its indexes cannot hold.
-LONGEST_ID: Final = 128
-LONGEST_MESSAGE_ID: Final = 512
 # In place of JSON that PostgreSQL's jsonb, or this program, cannot hold: its text.
 UNREADABLE: Final = "unreadable_json"
 _FETCHED: Final = 2000
@@ -220,7 +218,7 @@ class OldDatabase:
             mid = sql.SQL("coalesce(e.metadata ->> 'message_id', e.message_id::text)")
         same = self.columns[CONVERSATIONS]["id"] == self.columns[EVENTS]["conversation_id"]
         page = sql.SQL("""(btrim(coalesce(c.page_id::text, '')) collate "C")""")
-        no_ids, longest_id = sql.Literal(list(NO_IDS)), sql.Literal(LONGEST_ID)
+        no_ids, longest_id = sql.Literal(list(NO_IDS)), sql.Literal(MAX_ID)
         return query.format(
             conversations=self._readable(CONVERSATIONS),
             events=self._readable(EVENTS),
@@ -230,7 +228,7 @@ class OldDatabase:
             ).format(page=page, no_ids=no_ids, longest_id=longest_id),
             no_ids=no_ids,
             longest_id=longest_id,
-            longest_message_id=sql.Literal(LONGEST_MESSAGE_ID),
+            longest_message_id=sql.Literal(MAX_MID),
             sender=sql.SQL("""(btrim(coalesce(c.sender_id::text, '')) collate "C")"""),
             mid=sql.SQL("""(nullif(btrim({}), '') collate "C")""").format(mid),
             joined=sql.SQL("c.id = e.conversation_id" if same else "c.id::text = e.conversation_id::text"),

@@ -157,6 +157,11 @@ def allowed_page(request: web.Request, page_id: str) -> str:
     return page_id
 
 
+def visible_pages(request: web.Request) -> list[str] | None:
+    """The Pages the caller's key may see; None for all."""
+    return sorted(request[KEY].pages) or None
+
+
 def page_in_path(request: web.Request) -> str:
     """The Page that the path names, if the caller's key may see it."""
     return allowed_page(request, request.match_info["page_id"])

@@ -21,8 +21,8 @@ from convsync.facts import instant
 
 # PostgreSQL refuses an index entry beyond 2704 bytes, and not with an error that marks poison.
 # Real ids are far shorter: Page-scoped ids have 16 or 17 digits, message ids under 200 characters.
-_MAX_ID = 128
-_MAX_MID = 512
+MAX_ID = 128
+MAX_MID = 512
 _SECONDS_BELOW = 10**11
 _LAST_MILLISECOND = 253_402_300_799_999  # the end of the year 9999
 
@@ -42,11 +42,11 @@ def _identifier(value: object, longest: int) -> str:
 
 
 def _id(value: object) -> str:
-    return _identifier(value, _MAX_ID)
+    return _identifier(value, MAX_ID)
 
 
 def _mid(value: object) -> str:
-    return _identifier(value, _MAX_MID)
+    return _identifier(value, MAX_MID)
 
 
 def _instant(value: object) -> datetime:

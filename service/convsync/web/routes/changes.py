@@ -15,7 +15,7 @@ from convsync.store import Change, Store
 from convsync.web import answered, tickets
 from convsync.web.asked import Asked, NoParameters, Parameters, Position, Whole, read_body, refused
 from convsync.web.limits import TooManyStreams
-from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route
+from convsync.web.routing import EVENT_STREAM, KEY, REQUEST_ID, Answer, Header, query, route, visible_pages
 from convsync.web.sessions import SESSION
 from convsync.web.sse import HEARTBEAT_SECONDS, left, stream
 from convsync.web.state import LIFECYCLE, STORE, STREAMS
@@ -45,11 +45,6 @@ class NewPosition(Asked):
     """How far a consumer has come: the position of the last change it is done with."""
 
     position: Position
-
-
-def visible_pages(request: web.Request) -> list[str] | None:
-    """The Pages the caller's key may see; None for all."""
-    return sorted(request[KEY].pages) or None
 
 
 # As `_outgoing_consumer` in SQL names them.

@@ -10,9 +10,8 @@ from convsync.facts import Json
 from convsync.settings import find_key
 from convsync.web import sse
 from convsync.web.middlewares import KEYS
-from convsync.web.routes.changes import visible_pages
 from convsync.web.routes.sync import visible_run
-from convsync.web.routing import REQUEST_ID, allowed_page, refused, route, whole_number
+from convsync.web.routing import REQUEST_ID, allowed_page, refused, route, visible_pages, whole_number
 from convsync.web.sessions import read_form
 from convsync.web.state import RUNNER, SESSIONS, STORE
 from convsync.web.views import FILES, LOGIN, local_path, page, page_path, see_other

@@ -11,9 +11,8 @@ from aiohttp import web
 from convsync.dead_letters import replay
 from convsync.errors import BadData, InvalidArgument
 from convsync.facts import Json
-from convsync.web.routes.changes import visible_pages
 from convsync.web.routes.dead_letters import visible_letter
-from convsync.web.routing import allowed_page, flag, route, whole_number
+from convsync.web.routing import allowed_page, flag, route, visible_pages, whole_number
 from convsync.web.sessions import read_form
 from convsync.web.state import SETTINGS, STORE
 from convsync.web.views import page, see_other

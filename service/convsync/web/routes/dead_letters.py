@@ -12,8 +12,7 @@ from convsync.errors import Erased, NotFound
 from convsync.facts import Json
 from convsync.web import answered
 from convsync.web.asked import Asked, Flag, Id, NoParameters, Parameters, Whole, read_body
-from convsync.web.routes.changes import visible_pages
-from convsync.web.routing import KEY, Answer, allowed_page, path_id, query, route
+from convsync.web.routing import KEY, Answer, allowed_page, path_id, query, route, visible_pages
 from convsync.web.state import STORE
 
 _LIMIT = 500

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from convsync.errors import NotFound
 from convsync.web import answered
 from convsync.web.asked import Asked, NoParameters, PageId, Parameters, Whole, read_body
-from convsync.web.routing import KEY, Answer, allowed_page, page_in_path, query, route
+from convsync.web.routing import Answer, allowed_page, page_in_path, query, route, visible_pages
 from convsync.web.state import STORE, TOKENS
 
 
@@ -45,7 +45,7 @@ async def list_pages(request: web.Request) -> web.Response:
     asked = query(request, ListPages)
     # One more than asked for tells whether that is all.
     found = await request.app[STORE].list_pages(
-        pages=request[KEY].pages or None, after=asked.after, limit=asked.limit + 1
+        pages=visible_pages(request), after=asked.after, limit=asked.limit + 1
     )
     pages = found[: asked.limit]
     return web.json_response(

@@ -10,7 +10,7 @@ from pydantic import Field
 from convsync.errors import NotFound
 from convsync.web import answered
 from convsync.web.asked import Parameters, Whole
-from convsync.web.routing import KEY, Answer, allowed_page, query, route
+from convsync.web.routing import Answer, allowed_page, query, route, visible_pages
 from convsync.web.state import STORE
 
 _LIMIT = 1000
@@ -32,6 +32,6 @@ class ListDrift(Parameters):
 async def list_drift(request: web.Request) -> web.Response:
     """The newest names first; `page_id`, `limit`. What names no Page is for keys that see all."""
     asked = query(request, ListDrift)
-    pages = [allowed_page(request, asked.page_id)] if asked.page_id else sorted(request[KEY].pages) or None
+    pages = [allowed_page(request, asked.page_id)] if asked.page_id else visible_pages(request)
     drift = await request.app[STORE].list_schema_drift(pages=pages, limit=asked.limit)
     return web.json_response({"schema_drift": drift})
