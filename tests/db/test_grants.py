@@ -165,7 +165,7 @@ def test_rights_that_a_restore_has_lost_are_given_again(managed: Managed) -> Non
     )
 
 
-def test_the_login_that_compose_makes_serves_once_the_owner_has_migrated() -> None:
+def test_the_login_that_compose_makes_serves_once_the_owner_has_migrated(tmp_path: Path) -> None:
     """The image of PostgreSQL runs it as its POSTGRES_USER, who is a superuser there."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
     environment = compose["services"]["postgres"]["environment"]
@@ -179,11 +179,15 @@ def test_the_login_that_compose_makes_serves_once_the_owner_has_migrated() -> No
         with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as administrator:
             administrator.execute(f"create role {owner} login superuser".encode())
         parts = psycopg.conninfo.conninfo_to_dict(server.url(owner, database))
+        # A command line can be read by everybody on the machine.
+        psql, seen = tmp_path / "psql", tmp_path / "arguments"
+        psql.write_text(f'#!/bin/sh\necho "$@" > {seen}\nexec {server.psql_path} "$@"\n', encoding="utf-8")
+        psql.chmod(0o755)
         done = subprocess.run(  # noqa: S603
             ["/bin/bash", "-euc", script],
             env={
                 **told,
-                "PATH": f"{server.psql_path.parent}:{os.environ['PATH']}",
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
                 "PGHOST": str(parts["host"]),
                 "PGPORT": str(parts["port"]),
             },
@@ -192,6 +196,8 @@ def test_the_login_that_compose_makes_serves_once_the_owner_has_migrated() -> No
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        assert owner in seen.read_text("utf-8")
+        assert password not in seen.read_text("utf-8")
         in_thread(server.url(owner, database))
         with psycopg.connect(server.url("convsync_login", database)) as service:
             service.execute("select convsync_api.schema_version()")
